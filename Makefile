@@ -1,0 +1,44 @@
+# `make help` lists what can be done. Everything runs in .venv, which the first target makes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/dev  ## install everything, for working on whispertag too
+
+demo: $(VENV)/ready  ## make the embedded data set, train TL-TR on it, print what came out
+	$(BIN)/python train.py baseline=true
+
+test: $(VENV)/dev  ## the tests (under 5 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/dev  ## the slow tests too
+	$(BIN)/python -m pytest -m ""
+
+lint: $(VENV)/dev  ## style, imports, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/dev  ## speed against naive references, into benchmarks/README.md's terms
+	$(BIN)/python benchmarks/hearing.py
+
+clean:  ## remove the environment and caches; runs and data stay
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "whispertag needs Python 3.11 or newer: make PYTHON=<path>")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/ready
+	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps whisper-at==0.5  # the released heads, a reference in tests; its pins are dead
+	@touch $@
