@@ -1,0 +1,86 @@
+"""Class tables: names, machine ids and indices of sound classes ↔ multi-hot vectors."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+
+class UnknownLabel(ValueError):
+    """A label that the class table does not hold."""
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes a head tells apart, in the order of its outputs.
+
+    `mids` are AudioSet's machine ids (such as /m/09x0r); own classes need none.
+    """
+
+    names: tuple[str, ...]
+    mids: tuple[str, ...] = field(default=())
+
+    def __post_init__(self):
+        for kind, values in (("name", self.names), ("mid", self.mids)):
+            if doubled := {v for v in values if values.count(v) > 1}:
+                raise ValueError(f"class table: {kind} {sorted(doubled)[0]!r} stands in it twice")
+        if not self.names:
+            raise ValueError("class table: no classes")
+        if self.mids and len(self.mids) != len(self.names):
+            raise ValueError(f"class table: {len(self.mids)} mids for {len(self.names)} names")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {label: i for labels in (self.mids, self.names) for i, label in enumerate(labels)}
+
+    def index(self, label: str | int) -> int:
+        """Index of a class given as index, name or mid. Raises UnknownLabel."""
+        if isinstance(label, int) and not isinstance(label, bool):
+            if 0 <= label < len(self):
+                return label
+            raise UnknownLabel(f"class index {label} is not in 0 … {len(self) - 1}")
+        try:
+            return self._index[str(label)]
+        except KeyError:
+            raise UnknownLabel(f"unknown class {label!r}{self._hint(str(label))}") from None
+
+    def _hint(self, label: str) -> str:
+        from difflib import get_close_matches
+
+        close = get_close_matches(label, self.names, n=1)
+        return f" (did you mean {close[0]!r}?)" if close else ""
+
+    def multi_hot(self, labels: Iterable[str | int]) -> np.ndarray:
+        """Labels → float32 vector of length C, 1 where the class is present."""
+        vector_C = np.zeros(len(self), dtype=np.float32)
+        vector_C[[self.index(label) for label in labels]] = 1.0
+        return vector_C
+
+    def subset(self, names: Sequence[str]) -> "ClassTable":
+        """The named classes, in the given order."""
+        rows = [self.index(name) for name in names]
+        return ClassTable(tuple(names), tuple(self.mids[r] for r in rows) if self.mids else ())
+
+    @classmethod
+    def from_csv(cls, path: str | PathLike[str]) -> "ClassTable":
+        """Read a table with a column `name` (or Google's `display_name`) and, if there, `mid`."""
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        column = next((c for c in ("name", "display_name") if rows and c in rows[0]), None)
+        if column is None:
+            raise ValueError(f"{path}: no column 'name' or 'display_name', or no rows")
+        mids = tuple(row["mid"] for row in rows) if "mid" in rows[0] else ()
+        return cls(tuple(row[column] for row in rows), mids)
+
+    @classmethod
+    def audioset(cls) -> "ClassTable":
+        """AudioSet's 527 classes (facts published by Google, CC BY 4.0)."""
+        return cls.from_csv(Path(str(files("whispertag") / "assets" / "audioset_classes.csv")))

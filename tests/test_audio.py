@@ -1,0 +1,100 @@
+"""Any common format in, 16 kHz mono out; what cannot be used says why."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from whispertag.audio import AudioError, fit_length, read_wave
+
+
+def tone(rate: int, channels: int, seconds: float = 1.0) -> np.ndarray:
+    time_S = np.arange(round(rate * seconds)) / rate
+    return np.repeat(0.5 * np.sin(2 * np.pi * 440 * time_S)[:, None], channels, axis=1)
+
+
+def encoded(samples: np.ndarray, rate: int, **how) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, **how)
+    return buffer.getvalue()
+
+
+def m4a(samples: np.ndarray, rate: int) -> bytes:
+    """AAC, which soundfile cannot read."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="ipod") as container:
+        stream = container.add_stream("aac", rate=rate, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(samples.T.astype(np.float32).copy(), format="fltp", layout="stereo")
+        frame.sample_rate = rate
+        fifo = av.AudioFifo()
+        fifo.write(frame)
+        while (part := fifo.read(1024)) is not None:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def assert_is_the_tone(wave_S: np.ndarray, tolerance: float = 0.01):
+    assert wave_S.dtype == np.float32 and wave_S.ndim == 1
+    assert abs(wave_S.size - 16_000) <= 1100  # codecs pad
+    spectrum = np.abs(np.fft.rfft(wave_S[2000:14_000]))
+    assert abs(spectrum.argmax() * 16_000 / 12_000 - 440) < 2
+    assert np.abs(wave_S[2000:14_000]).max() == pytest.approx(0.5, abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "how"),
+    [
+        (16_000, 1, {"format": "WAV"}),
+        (44_100, 2, {"format": "WAV", "subtype": "FLOAT"}),
+        (96_000, 3, {"format": "WAV", "subtype": "PCM_24"}),
+        (8_000, 1, {"format": "FLAC"}),
+        (48_000, 2, {"format": "OGG", "subtype": "OPUS"}),
+        (22_050, 1, {"format": "OGG", "subtype": "VORBIS"}),
+        (44_100, 2, {"format": "MP3"}),
+    ],
+)
+def test_formats_rates_and_channels(rate, channels, how):
+    assert_is_the_tone(read_wave(encoded(tone(rate, channels), rate, **how)), 0.05)
+
+
+def test_what_soundfile_cannot_read_goes_through_pyav():
+    data = m4a(tone(44_100, 2), 44_100)
+    with pytest.raises(soundfile.LibsndfileError):
+        soundfile.read(io.BytesIO(data))
+    assert_is_the_tone(read_wave(data), 0.05)
+
+
+def test_channels_are_averaged():
+    left_only = tone(16_000, 2) * [1, 0]
+    assert np.abs(read_wave(encoded(left_only, 16_000, format="WAV"))).max() == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_path_reads_like_its_bytes(tmp_path):
+    data = encoded(tone(16_000, 1), 16_000, format="FLAC")
+    (tmp_path / "a.flac").write_bytes(data)
+    assert np.array_equal(read_wave(tmp_path / "a.flac"), read_wave(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "the file is empty"),
+        (b"Dear reader, this is a text named .wav", "cannot be decoded"),
+        (encoded(np.zeros((0, 1)), 16_000, format="WAV"), "no samples"),
+        (encoded(np.array([[0.1], [np.nan], [0.2]]), 16_000, format="WAV", subtype="FLOAT"), "NaN or infinite"),
+        (encoded(np.array([[0.1], [np.inf]]), 44_100, format="WAV", subtype="FLOAT"), "NaN or infinite"),
+        (encoded(tone(16_000, 1), 16_000, format="FLAC")[:60], "cannot be decoded"),
+    ],
+)
+def test_clips_that_cannot_be_used_say_why(data, says):
+    with pytest.raises(AudioError, match=says):
+        read_wave(data)
+
+
+def test_fit_length_cuts_and_pads():
+    wave_S = np.arange(1, 5, dtype=np.float32)
+    assert fit_length(wave_S, 2).tolist() == [1, 2]
+    assert fit_length(wave_S, 6).tolist() == [1, 2, 3, 4, 0, 0]

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from whispertag.labels import ClassTable, UnknownLabel
+
+
+def test_audioset_has_its_527_classes():
+    table = ClassTable.audioset()
+    assert len(table) == 527
+    assert table.index("Speech") == table.index("/m/09x0r") == table.index(0) == 0
+    assert table.names[-1] == "Field recording"
+
+
+def test_multi_hot_takes_names_mids_and_indices():
+    table = ClassTable.audioset()
+    vector_C = table.multi_hot(["Speech", "/m/04rlf", 526])
+    assert np.flatnonzero(vector_C).tolist() == [0, table.index("Music"), 526]
+    assert vector_C.dtype == np.float32
+    assert table.multi_hot([]).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [("Speach", "did you mean 'Speech'"), ("/m/none", "/m/none"), (527, "0 … 526"), (-1, "0 … 526"), (True, "True")],
+)
+def test_unknown_labels_are_named(label, says):
+    with pytest.raises(UnknownLabel, match=says):
+        ClassTable.audioset().multi_hot([label])
+
+
+def test_subset_keeps_the_order_asked_for_and_the_mids():
+    table = ClassTable.audioset().subset(["Music", "Speech"])
+    assert table.names == ("Music", "Speech")
+    assert table.mids == ("/m/04rlf", "/m/09x0r")
+
+
+def test_csv_of_own_classes_and_googles(tmp_path):
+    (tmp_path / "own.csv").write_text("name\ndrill\nsaw\n")
+    assert ClassTable.from_csv(tmp_path / "own.csv").names == ("drill", "saw")
+    (tmp_path / "google.csv").write_text('index,mid,display_name\n0,/m/1,"a, b"\n1,/m/2,c\n')
+    assert ClassTable.from_csv(tmp_path / "google.csv").index("/m/2") == 1
+    (tmp_path / "bad.csv").write_text("label\ndrill\n")
+    with pytest.raises(ValueError, match=r"bad\.csv: no column 'name'"):
+        ClassTable.from_csv(tmp_path / "bad.csv")
+
+
+def test_tables_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="'saw' stands in it twice"):
+        ClassTable(("saw", "drill", "saw"))
+    with pytest.raises(ValueError, match="no classes"):
+        ClassTable(())
+    with pytest.raises(ValueError, match="1 mids for 2 names"):
+        ClassTable(("a", "b"), ("/m/1",))
