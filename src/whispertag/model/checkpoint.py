@@ -1,0 +1,132 @@
+"""head.safetensors: a head's weights and a plain description of all it needs, in one file.
+
+Loads without Hydra, training data or pickle. The description is JSON in the file's header.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whispertag.labels import ClassTable
+from whispertag.model.backbone import WhisperBackbone
+from whispertag.model.heads import TaggingHead
+
+FORMAT = 1
+_KEY = "whispertag"
+
+
+@dataclass
+class Description:
+    """What a head is.
+
+    backbone  name, weights, context, pool, layers and fingerprint of what it listens to
+    head      TaggingHead's arguments but for the sizes, which the backbone and classes give
+    classes   {"names": [...], "mids": [...]}
+    """
+
+    backbone: dict[str, Any]
+    head: dict[str, Any]
+    classes: dict[str, list[str]]
+    task: str
+    clip_seconds: float
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @classmethod
+    def of(
+        cls, backbone: WhisperBackbone, head: dict[str, Any], classes: ClassTable, task: str, clip_seconds: float
+    ) -> "Description":
+        return cls(
+            backbone={
+                "name": backbone.name,
+                "weights": backbone.weights,
+                "fingerprint": backbone.fingerprint,
+                "context": backbone.context,
+                "pool": backbone.pool,
+                "layers": list(backbone.layers),
+            },
+            head=dict(head),
+            classes={"names": list(classes.names), "mids": list(classes.mids)},
+            task=task,
+            clip_seconds=clip_seconds,
+        )
+
+
+def save_head(path: str | os.PathLike[str], head: TaggingHead, description: Description) -> None:
+    """Write head.safetensors, whole or not at all."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    weights = {k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}
+    try:
+        save_file(weights, part, metadata={_KEY: json.dumps(asdict(description), ensure_ascii=False)})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_head(path: str | os.PathLike[str]) -> tuple[Description, dict[str, Tensor]]:
+    """→ description and weights. Raises ValueError for a file that is not ours."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such head file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata, weights = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({error})") from error
+    if _KEY not in metadata:
+        raise ValueError(f"{path}: a safetensors file, but not one of whispertag's heads")
+    fields = json.loads(metadata[_KEY])
+    if fields.get("format") != FORMAT:
+        raise ValueError(f"{path}: format {fields.get('format')}, this whispertag reads format {FORMAT}")
+    return Description(**fields), weights
+
+
+class SoundTagger:
+    """A backbone with a trained head: tags clips."""
+
+    def __init__(self, backbone: WhisperBackbone, head: TaggingHead, description: Description):
+        self.backbone, self.head, self.description = backbone, head.eval(), description
+        self.classes = ClassTable(*map(tuple, (description.classes["names"], description.classes["mids"])))
+
+    @torch.no_grad()
+    def tag(self, wave_BS: Tensor) -> Tensor:
+        """wave_BS (16 kHz, the length the head was trained on) → probabilities_BC."""
+        device = next(self.head.parameters()).device
+        logits_BC = self.head(self.backbone.hear(wave_BS.to(device)))
+        return logits_BC.sigmoid() if self.description.task == "multilabel" else logits_BC.softmax(dim=-1)
+
+    def to(self, device: str | torch.device) -> "SoundTagger":
+        self.backbone.to(device)
+        self.head.to(device)
+        return self
+
+
+def load(path: str | os.PathLike[str], model: str | None = None, device: str | torch.device = "cpu") -> SoundTagger:
+    """A head.safetensors → something that tags.
+
+    model  where the backbone's checkpoint is now, if not where it was in training
+
+    Raises ValueError if the backbone is not the one the head was trained on.
+    """
+    description, weights = read_head(path)
+    spec = dict(description.backbone)
+    fingerprint = spec.pop("fingerprint")
+    backbone = WhisperBackbone(**(spec | ({"name": model} if model else {})))
+    if backbone.fingerprint != fingerprint:
+        raise ValueError(
+            f"{path}: trained on the backbone {spec['name']} with fingerprint {fingerprint}, "
+            f"but {backbone.name} here has {backbone.fingerprint}"
+        )
+    n_classes = len(description.classes["names"])
+    head = TaggingHead(len(backbone.layers), backbone.width, n_classes, **description.head)
+    head.load_state_dict(weights)
+    return SoundTagger(backbone, head, description).to(device)

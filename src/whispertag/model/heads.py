@@ -1,0 +1,95 @@
+"""TaggingHead: encoder states of some layers → one logit a class.
+
+All heads of Whisper-AT (and their neighbours) are one class: standardise, project, pool over time,
+pool over layers, in one of two orders, then a linear layer. conf/head/ names the combinations.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from whispertag.model.pools import make_pool
+
+
+class Standardize(nn.Module):
+    """Shift and scale every channel of every layer by statistics of the training data.
+
+    Neither paper nor released code does it; on little data it is worth several points of accuracy
+    (docs/decisions.md). The statistics are buffers, so they travel with the head's weights.
+    """
+
+    def __init__(self, n_layers: int, width: int):
+        super().__init__()
+        self.register_buffer("mean_LD", torch.zeros(n_layers, width))
+        self.register_buffer("std_LD", torch.ones(n_layers, width))
+        self.register_buffer("fitted", torch.tensor(False))
+        self.mean_LD: Tensor
+        self.std_LD: Tensor
+        self.fitted: Tensor
+
+    def fit(self, mean_LD: Tensor, std_LD: Tensor) -> None:
+        """Take over the statistics; channels that never move keep their scale."""
+        self.mean_LD.copy_(mean_LD)
+        self.std_LD.copy_(torch.where(std_LD > 1e-6, std_LD, torch.ones_like(std_LD)))
+        self.fitted.fill_(True)
+
+    def forward(self, states_BLTD: Tensor) -> Tensor:
+        return (states_BLTD - self.mean_LD[:, None]) / self.std_LD[:, None]
+
+
+class TaggingHead(nn.Module):
+    """states_BLTD → logits_BC.
+
+    n_layers, width  L and D of the states it will see
+    time, layer      pool over time and over layers: mean | last | weighted | softmax | attend
+    first            which of the two is reduced first: "time" or "layer"
+    dim              project D → dim right before the time pool (None: no projection)
+    *_heads          attention heads of an `attend` pool
+    n_steps          T, needed only where time steps get learnt weights (weighted, softmax)
+    standardize      scale the states by training statistics first; off for parity with the paper
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        width: int,
+        n_classes: int,
+        time: str = "attend",
+        layer: str = "attend",
+        first: str = "time",
+        dim: int | None = None,
+        time_heads: int = 1,
+        layer_heads: int = 8,
+        n_steps: int = 25,
+        standardize: bool = False,
+    ):
+        super().__init__()
+        if first not in ("time", "layer"):
+            raise ValueError(f"first={first!r}: give 'time' or 'layer'")
+        inner = dim or width
+        # Layers reduced before the projection are still `width` wide.
+        layer_width = width if first == "layer" else inner
+        self.n_layers, self.width, self.first = n_layers, width, first
+        self.standardize = Standardize(n_layers, width) if standardize else nn.Identity()
+        self.project = _norm_linear(width, dim) if dim else nn.Identity()
+        self.time_pool = make_pool(time, n_steps, inner, time_heads)
+        self.layer_pool = make_pool(layer, n_layers, layer_width, layer_heads)
+        self.classify = _norm_linear(inner, n_classes)
+
+    def forward(self, states_BLTD: Tensor) -> Tensor:
+        return self.tag(self.standardize(states_BLTD))
+
+    def tag(self, states_BLTD: Tensor) -> Tensor:
+        """Logits from states that are standardised already: augmentation goes between the two."""
+        if states_BLTD.ndim != 4 or states_BLTD.shape[1::2] != (self.n_layers, self.width):
+            raise ValueError(
+                f"this head takes states of {self.n_layers} layers × {self.width} channels, "
+                f"got shape {tuple(states_BLTD.shape)} (clips, layers, steps, channels)"
+            )
+        if self.first == "layer":
+            states_BTD = self.layer_pool(states_BLTD.transpose(1, 2))
+            return self.classify(self.time_pool(self.project(states_BTD)))
+        return self.classify(self.layer_pool(self.time_pool(self.project(states_BLTD))))
+
+
+def _norm_linear(n_in: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(n_in), nn.Linear(n_in, n_out))

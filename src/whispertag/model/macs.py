@@ -1,0 +1,24 @@
+"""Multiply-adds of a module, counted without computing anything."""
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_macs(module: nn.Module, *shapes: tuple[int, ...]) -> int:
+    """Multiply-adds of one forward pass on inputs of these shapes (fvcore's convention: one each)."""
+    # With attention written out: PyTorch's counter does not know every fused kernel.
+    from whisper.model import disable_sdpa
+
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    on_meta = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
+    inputs = tuple(torch.empty(shape, device="meta") for shape in shapes)
+    with FlopCounterMode(display=False) as counter, disable_sdpa(), torch.no_grad():
+        functional_call(module, on_meta, inputs)
+    return counter.get_total_flops() // 2
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Trainable parameters (the frozen backbone's do not count)."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,0 +1,209 @@
+"""The backbone against openai-whisper's own encoder and against a loop written out by hand."""
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+import whisper
+
+from whispertag.audio import log_mel
+from whispertag.model.backbone import WeightsUnavailable, WhisperBackbone
+
+
+def by_hand(model, mel_MF, layers, pool):
+    """One clip, block after block, pooled with a plain loop over steps."""
+    encoder = model.encoder
+    x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel_MF[None]))))[0].T[None]
+    x = x + encoder.positional_embedding[: x.shape[1]]
+    outputs = []
+    for block in encoder.blocks:
+        x = block(x)
+        outputs.append(x[0])
+    steps = [[outputs[i][t : t + pool].mean(dim=0) for t in range(0, len(outputs[i]) - pool + 1, pool)] for i in layers]
+    return torch.stack([torch.stack(s) for s in steps])
+
+
+@pytest.fixture(scope="module")
+def model(whisper_file):
+    return whisper.load_model(str(whisper_file), device="cpu").float().eval()
+
+
+@pytest.mark.parametrize("layers", ["all", "last", [3, 0], [1, 4, 2]])
+@torch.no_grad()
+def test_states_at_10_s_equal_a_loop_by_hand(whisper_file, model, waves, layers):
+    backbone = WhisperBackbone(str(whisper_file), layers=layers)
+    states_BLTD = backbone.hear(waves)
+    assert states_BLTD.shape == (5, len(backbone.layers), 25, 64)
+    for wave_S, states_LTD in zip(waves, states_BLTD):
+        mel_MF = whisper.log_mel_spectrogram(wave_S)
+        expected = by_hand(model, mel_MF, backbone.layers, 20)
+        assert torch.allclose(states_LTD, expected, atol=1e-5)
+        alone = backbone.hear(wave_S[None])[0]
+        assert torch.allclose(states_LTD, alone, atol=1e-5), "a clip must not hear its neighbours"
+
+
+@torch.no_grad()
+def test_states_at_30_s_equal_those_hooked_out_of_whisper(whisper_file, model, waves):
+    outputs = []
+    hooks = [b.register_forward_hook(lambda _m, _i, out: outputs.append(out[0])) for b in model.encoder.blocks]
+    model.encoder(whisper.log_mel_spectrogram(whisper.pad_or_trim(waves[0]))[None])
+    for hook in hooks:
+        hook.remove()
+    expected = torch.stack([F.avg_pool1d(x.T[None], 20)[0].T for x in outputs])
+    states_BLTD = WhisperBackbone(str(whisper_file), context=30).hear(waves)
+    assert torch.allclose(states_BLTD[0], expected[:, :25], atol=1e-5)
+    whole = WhisperBackbone(str(whisper_file), context=30)(
+        whisper.log_mel_spectrogram(whisper.pad_or_trim(waves[0]))[None]
+    )
+    assert torch.allclose(whole[0], expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_packed_clips_are_the_thirds_of_a_window(whisper_file, model, waves):
+    backbone = WhisperBackbone(str(whisper_file), context="packed")
+    states_BLTD = backbone.hear(waves)  # five clips: a full window and one with a silent place
+    window = whisper.log_mel_spectrogram(torch.cat([*waves[:3]]))
+    expected = by_hand(model, window, range(5), 20)
+    assert torch.allclose(torch.cat([*states_BLTD[:3]], dim=1), expected, atol=1e-5)
+    last = by_hand(model, whisper.log_mel_spectrogram(F.pad(torch.cat([*waves[3:]]), (0, 160_000))), range(5), 20)
+    assert torch.allclose(torch.cat([*states_BLTD[3:]], dim=1), last[:, :50], atol=1e-5)
+
+
+@torch.no_grad()
+def test_five_second_clips_with_pool_10(whisper_file, model, waves):
+    backbone = WhisperBackbone(str(whisper_file), context=5, pool=10)
+    states_BLTD = backbone.hear(waves[:, :80_000])
+    assert states_BLTD.shape[2] == 25
+    expected = by_hand(model, whisper.log_mel_spectrogram(waves[3, :80_000]), range(5), 10)
+    assert torch.allclose(states_BLTD[3], expected, atol=1e-5)
+
+
+def test_log_mel_is_whispers_with_a_maximum_of_its_own(waves):
+    for n_mels in (80, 128):
+        batch = log_mel(waves, n_mels)
+        for wave_S, mel_MF in zip(waves, batch):
+            assert torch.allclose(mel_MF, whisper.log_mel_spectrogram(wave_S, n_mels), atol=1e-5)
+    # What Whisper does to the quiet clip when a loud one is beside it, so that the test can fail.
+    assert (whisper.log_mel_spectrogram(waves)[2] - log_mel(waves, 80)[2]).abs().max() > 0.5
+
+
+def test_it_stays_frozen_and_in_evaluation_mode(whisper_file, waves):
+    backbone = WhisperBackbone(str(whisper_file)).train()
+    assert not any(m.training for m in backbone.modules())
+    assert not any(p.requires_grad for p in backbone.parameters())
+    assert not backbone.hear(waves[:1]).requires_grad
+
+
+def test_blocks_beyond_the_last_layer_asked_for_are_not_built(whisper_file):
+    backbone = WhisperBackbone(str(whisper_file), layers=[2, 0])
+    assert len(backbone.encoder.blocks) == 3
+    assert (backbone.n_layers, backbone.width, backbone.n_mels) == (5, 64, 80)
+
+
+def test_bfloat16_stays_close(waves):
+    exact = WhisperBackbone("nano", weights="random").hear(waves)
+    close = WhisperBackbone("nano", weights="random", dtype="bfloat16").hear(waves)
+    assert close.dtype == torch.float32
+    assert (close - exact).norm() / exact.norm() < 0.01
+
+
+def test_random_weights_are_the_same_everywhere_and_say_so(caplog, waves):
+    with caplog.at_level(logging.WARNING):
+        first = WhisperBackbone("nano", weights="random")
+    assert "RANDOM" in caplog.text
+    torch.manual_seed(123)
+    drawn = torch.rand(1)
+    torch.manual_seed(123)
+    second = WhisperBackbone("nano", weights="random", layers="last")
+    assert torch.equal(torch.rand(1), drawn), "building it must not touch the global random state"
+    assert first.fingerprint == second.fingerprint
+    assert torch.equal(first.hear(waves[:1])[:, 3:], second.hear(waves[:1]))
+
+
+@pytest.mark.parametrize("name", [*whisper.available_models()])
+def test_every_openai_name_has_its_size(name, monkeypatch):
+    """Sizes as published; on the meta device, so that large costs nothing."""
+    published = {"tiny": (4, 384, 80), "base": (6, 512, 80), "small": (12, 768, 80), "medium": (24, 1024, 80)}
+    expected = published.get(name.split(".")[0].split("-")[0], (32, 1280, 80))
+    if name in ("large-v3", "large", "turbo", "large-v3-turbo"):
+        expected = (32, 1280, 128)
+    monkeypatch.setattr("whispertag.model.backbone._digest", lambda encoder: "not computed")
+    with torch.device("meta"):
+        backbone = WhisperBackbone(name, weights="random")
+    assert (backbone.n_layers, backbone.width, backbone.n_mels) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "at_10_s", "at_30_s"),
+    [("tiny", 4.6, 18.5), ("base", 11.5, 43.7), ("small", 48.1, 172.1), ("medium", 165.1, 569.0)]
+    + [("large-v2", 337.8, 1136.3), ("large-v3", 338.0, 1136.9)],
+)
+def test_multiply_adds_are_those_published(size, at_10_s, at_30_s, monkeypatch):
+    monkeypatch.setattr("whispertag.model.backbone._digest", lambda encoder: "not computed")
+    with torch.device("meta"):
+        cut = WhisperBackbone(size, weights="random")
+        padded = WhisperBackbone(size, weights="random", context=30)
+        packed = WhisperBackbone(size, weights="random", context="packed")
+    assert cut.macs_per_clip(10) / 1e9 == pytest.approx(at_10_s, rel=0.01)
+    assert padded.macs_per_clip(10) / 1e9 == pytest.approx(at_30_s, rel=0.01)
+    assert packed.macs_per_clip(10) == pytest.approx(padded.macs_per_clip(10) / 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"name": "large-v9"}, "large-v9"),
+        ({"context": 31}, "context"),
+        ({"context": "full"}, "packed"),
+        ({"pool": 0}, "pool"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"weights": "zeros"}, "weights"),
+        ({"layers": [5], "name": "nano", "weights": "random"}, "layers 0 … 3"),
+        ({"name": "/no/such.pt", "weights": "random"}, "weights=random"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, says):
+    with pytest.raises((ValueError, WeightsUnavailable), match=says):
+        WhisperBackbone(**{"name": "tiny"} | arguments)
+
+
+def test_clips_that_do_not_fit_are_an_error(waves):
+    backbone = WhisperBackbone("nano", weights="random", context=5)
+    with pytest.raises(ValueError, match="10 s do not fit a context of 5 s"):
+        backbone.hear(waves)
+    with pytest.raises(ValueError, match="shorter than one step"):
+        backbone.hear(waves[:, :1000])
+
+
+def test_weights_that_cannot_be_had_say_what_to_do(tmp_path, monkeypatch):
+    def offline(*_args, **_kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    with pytest.raises(WeightsUnavailable, match=r"large-v2.*no network.*model\.name=<path.*weights=random") as caught:
+        WhisperBackbone("large-v2", download_root=str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("exploded", "w"))
+
+
+@pytest.mark.parametrize("content", [b"text, not a checkpoint", b"", {"weights": 1}, {"dims": Bomb()}])
+def test_a_file_that_is_no_checkpoint_is_named_and_never_unpickled(tmp_path, content):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ValueError, match=r"model\.pt: not a Whisper checkpoint"):
+        WhisperBackbone(str(path))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_checkpoint_without_some_weights_names_the_first(whisper_file, tmp_path):
+    checkpoint = torch.load(whisper_file, weights_only=True)
+    del checkpoint["model_state_dict"]["encoder.blocks.2.mlp.0.bias"]
+    torch.save(checkpoint, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"encoder\.blocks\.2\.mlp\.0\.bias"):
+        WhisperBackbone(str(tmp_path / "model.pt"))
+    assert WhisperBackbone(str(tmp_path / "model.pt"), layers=[0, 1]).width == 64, "the lower layers are whole"

@@ -1,0 +1,156 @@
+"""TaggingHead against the class released with Whisper-AT, its sizes and its arithmetic."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from whisper_at.model import ATModel
+
+from whispertag.model.heads import TaggingHead
+from whispertag.model.macs import count_macs, count_parameters
+
+CONF = Path(__file__).parents[2] / "conf" / "head"
+SIZES = {"tiny": (4, 384), "base": (6, 512), "small": (12, 768), "medium": (24, 1024), "large": (32, 1280)}
+KEYS = {
+    "time_tr.": "time_pool.block.",
+    "layer_tr.": "layer_pool.block.",
+    "down_layer.": "project.",
+    "mlp_layer.": "classify.",
+}
+
+
+def make(name: str, size: str = "large", **changes) -> TaggingHead:
+    """A head as conf/head/ has it, without standardisation (the paper's)."""
+    options = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    options = {k: v for k, v in options.items() if k != "_target_"} | {"standardize": False} | changes
+    return TaggingHead(*SIZES[size], 527, **options)
+
+
+def renamed(weights: dict) -> dict:
+    """Keys of a released head → ours."""
+    return {next(k.replace(a, b) for a, b in KEYS.items() if k.startswith(a)): v for k, v in weights.items()}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("name", "mode"), [("tl_tr", "tl_tr_1_8"), ("tl_tr_512", "tl_down_tr_512_1_8")])
+@torch.no_grad()
+def test_logits_are_those_of_the_released_class(name, mode, size):
+    torch.manual_seed(0)
+    n_layers, width = SIZES[size]
+    released = ATModel(527, n_layers, width, mode).eval()
+    head = make(name, size).eval()
+    head.load_state_dict(renamed(released.state_dict()))
+    states_BLTD = torch.randn(2, n_layers, 25, width) * 3
+    expected = torch.cat([released(states_LTD, time_resolution=10) for states_LTD in states_BLTD])
+    assert torch.allclose(head(states_BLTD), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "millions"),
+    [("tl_tr", "tiny", 3.752), ("tl_tr", "base", 6.575), ("tl_tr", "small", 14.581), ("tl_tr", "medium", 25.733)]
+    + [("tl_tr", "large", 40.030), ("tl_tr_512", "small", 6.970), ("tl_tr_512", "medium", 7.102)]
+    + [("tl_tr_512", "large", 7.234), ("last_mlp", "large", 0.678), ("mean_mlp", "large", 0.678)]
+    + [("wa_mlp", "large", 0.678), ("last_tr", "large", 20.35), ("mean_tr", "large", 20.35)]
+    + [("wa_tr", "large", 20.35), ("wa_tr_512", "large", 4.082)],
+)
+def test_parameters_are_those_of_the_paper(name, size, millions):
+    digits = len(str(millions).split(".")[1])
+    with torch.device("meta"):
+        assert round(count_parameters(make(name, size)) / 1e6, digits) == millions
+
+
+@pytest.mark.parametrize(
+    ("name", "gmacs"),
+    # FACTS gives 0.0007 for both mlp heads and 197k, 186k times cheaper than AST's 133.
+    [("last_mlp", 133 / 197e3), ("wa_mlp", 133 / 186e3), ("last_tr", 0.494), ("wa_tr", 0.495)]
+    + [("tl_tr", 16.41), ("tl_tr_512", 3.163)],
+)
+def test_multiply_adds_are_those_of_the_paper(name, gmacs):
+    with torch.device("meta"):
+        assert count_macs(make(name), (1, 32, 25, 1280)) / 1e9 == pytest.approx(gmacs, rel=0.01)
+
+
+def test_multiply_adds_of_wa_tr_512_are_the_sum_of_its_parts():
+    """Listed as 0.095; its parts, written out, are 0.0970, and that is what is counted."""
+    steps, wide, narrow = 25, 1280, 512
+    average, project = 32 * steps * wide, steps * wide * narrow
+    block = steps * 12 * narrow**2 + 2 * steps**2 * narrow
+    expected = average + project + block + narrow * 527
+    with torch.device("meta"):
+        assert count_macs(make("wa_tr_512"), (1, 32, 25, 1280)) == expected
+
+
+@torch.no_grad()
+def test_the_weighted_average_is_whisper_ats():
+    """x @ w / Σw over the layers, weights that may be negative, then time."""
+    torch.manual_seed(0)
+    head = make("wa_tr", "tiny", n_steps=25)
+    head.layer_pool.weight.copy_(torch.tensor([0.5, -0.2, 0.9, 0.1]))
+    x = torch.randn(3, 4, 25, 384)
+    averaged = (x.permute(0, 2, 3, 1) @ head.layer_pool.weight) / head.layer_pool.weight.sum()
+    expected = head.classify(head.time_pool.block(averaged).mean(dim=1))
+    assert torch.allclose(head(x), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_projection_of_wa_tr_512_comes_after_the_layer_average():
+    torch.manual_seed(0)
+    head = make("wa_tr_512", "tiny")
+    x = torch.randn(3, 4, 25, 384)
+    averaged = head.layer_pool(x.transpose(1, 2))
+    expected = head.classify(head.time_pool(head.project(averaged)))
+    early = head.classify(head.time_pool(head.layer_pool(head.project(x).transpose(1, 2))))
+    assert torch.allclose(head(x), expected, atol=1e-6)
+    assert (expected - early).abs().max() > 1e-3, "the order must matter, or this test shows nothing"
+
+
+@torch.no_grad()
+def test_mean_heads_reduce_in_the_stated_order():
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 25, 384)
+    for name, expected in [
+        ("last_mlp", lambda h: h.classify(x[:, -1].mean(dim=1))),
+        ("mean_mlp", lambda h: h.classify(x.mean(dim=(1, 2)))),
+        ("last_tr", lambda h: h.classify(h.time_pool(x[:, -1]))),
+        ("mean_tr", lambda h: h.classify(h.time_pool(x.mean(dim=1)))),
+        ("sw_tr", lambda h: h.classify(h.time_pool(x.mean(dim=1)))),  # softmax of zeros: the mean
+    ]:
+        head = make(name, "tiny")
+        assert torch.allclose(head(x), expected(head), atol=1e-5), name
+
+
+@torch.no_grad()
+def test_tl_tr_shares_its_time_transformer_over_layers():
+    torch.manual_seed(0)
+    head = make("tl_tr", "tiny")
+    x = torch.randn(2, 4, 25, 384)
+    pooled = torch.stack([head.time_pool.block(x[:, i]).mean(dim=1) for i in range(4)], dim=1)
+    expected = head.classify(head.layer_pool.block(pooled).mean(dim=1))
+    assert torch.allclose(head(x), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_standardised_heads_see_mean_0_and_deviation_1():
+    head = make("tl_tr", "tiny", standardize=True)
+    x = torch.randn(50, 4, 25, 384) * torch.rand(4, 1, 384) * 5 + torch.rand(4, 1, 384)
+    x[..., 7] = 3.0  # a channel that never moves must not be divided by nothing
+    before = head(x)
+    head.standardize.fit(x.mean(dim=(0, 2)), x.std(dim=(0, 2)))
+    seen = head.standardize(x)
+    assert seen.isfinite().all()
+    moving = [i for i in range(384) if i != 7]
+    assert seen.mean(dim=(0, 2))[:, moving].abs().max() < 1e-4
+    assert (seen.std(dim=(0, 2))[:, moving] - 1).abs().max() < 1e-3
+    assert not torch.allclose(head(x), before)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="7 attention heads do not divide a width of 384"):
+        TaggingHead(4, 384, 10, layer_heads=7)
+    with pytest.raises(ValueError, match="no pool 'max'"):
+        TaggingHead(4, 384, 10, time="max")
+    with pytest.raises(ValueError, match="first='layers'"):
+        TaggingHead(4, 384, 10, first="layers")
+    with pytest.raises(ValueError, match=r"4 layers × 384 channels.*\(1, 5, 25, 384\)"):
+        TaggingHead(4, 384, 10)(torch.zeros(1, 5, 25, 384))
