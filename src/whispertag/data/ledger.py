@@ -1,0 +1,38 @@
+"""The ledger of bad clips: workers write it, the main process reads it."""
+
+import json
+import os
+from pathlib import Path
+
+
+class BadClips:
+    """Names and reasons of clips that were skipped, in one append-only file of a run.
+
+    A file, because loader workers, other ranks and a killed process all leave their lines in it:
+    one short write each, which the system appends whole.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self._read_to = 0
+        self._clips: dict[str, str] = {}
+
+    def add(self, shard: str, key: str | None, reason: str) -> None:
+        """A clip, or with key None what became of a whole shard."""
+        name = f"{shard}:{key}" if key else shard
+        if self._clips.setdefault(name, reason) is not reason:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"clip": name, "reason": reason}, ensure_ascii=False) + "\n")
+
+    def read(self) -> dict[str, str]:
+        """Name → reason, of all processes so far; costs one stat when nothing is new."""
+        if self.path.exists() and self.path.stat().st_size > self._read_to:
+            with open(self.path, encoding="utf-8") as file:
+                file.seek(self._read_to)
+                for line in file:
+                    entry = json.loads(line)
+                    self._clips[entry["clip"]] = entry["reason"]
+                self._read_to = file.tell()
+        return self._clips

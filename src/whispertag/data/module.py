@@ -1,0 +1,170 @@
+"""ClipData: shards of sounds, streamed with webdataset in visible stages."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from math import ceil
+from os import PathLike
+from pathlib import Path
+
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader
+from webdataset import DataPipeline, tarfile_to_samples
+
+from whispertag.audio import SAMPLE_RATE
+from whispertag.data.ledger import BadClips
+from whispertag.data.shards import Manifest, Shard, ShardError, find_shards
+from whispertag.data.stages import (
+    Share,
+    batched,
+    decode,
+    list_shards,
+    note_broken_tar,
+    parse,
+    shuffled,
+    take_share,
+)
+from whispertag.labels import ClassTable
+
+log = logging.getLogger(__name__)
+TASKS = ("multilabel", "multiclass")
+
+
+class ClipData(LightningDataModule):
+    """Training and validation clips out of shards.
+
+    train, val    folders of shards, tars or brace ranges of tars; `val` is scored exactly once an
+                  epoch, every clip, whatever the number of workers and ranks; `test` is `val`
+    classes       the class table; a csv's path is read, "audioset" is the 527 classes
+    task          "multilabel" (any number of sounds a clip) or "multiclass" (exactly one)
+    clip_seconds  longer clips are cut, shorter ones padded with silence
+    label_key     where the json of a sample keeps its labels
+    shuffle       clips held in each worker's shuffle buffer (encoded, not yet decoded)
+    max_bad       this many clips may be skipped in a run; one more stops it
+    seed          with the epoch, rank and worker it fixes the train stream
+    n_train       training clips, where no manifest tells
+    prepare       makes the shards where they are missing; called once, before anything is read
+
+    A batch is {key: list, wave_BS: float32 at 16 kHz, labels_BC: float32}.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[str | PathLike[str]],
+        val: Sequence[str | PathLike[str]],
+        classes: ClassTable | str | PathLike[str],
+        task: str = "multilabel",
+        clip_seconds: float = 10.0,
+        batch_size: int = 48,
+        workers: int = 2,
+        label_key: str = "labels",
+        shuffle: int = 1000,
+        max_bad: int = 100,
+        seed: int = 0,
+        n_train: int | None = None,
+        prepare: Callable[[], None] | None = None,
+    ):
+        super().__init__()
+        if task not in TASKS:
+            raise ValueError(f"data.task={task!r}: give one of {', '.join(TASKS)}")
+        for name, value in (("batch_size", batch_size), ("shuffle", shuffle), ("clip_seconds", clip_seconds)):
+            if value <= 0:
+                raise ValueError(f"data.{name}={value}: give more than 0")
+        if isinstance(classes, str | PathLike):
+            classes = ClassTable.audioset() if classes == "audioset" else ClassTable.from_csv(classes)
+        self.train, self.val = [str(p) for p in train], [str(p) for p in val]
+        self.classes, self.task, self.clip_seconds = classes, task, clip_seconds
+        self.batch_size, self.workers, self.label_key = batch_size, workers, label_key
+        self.shuffle, self.max_bad, self.seed = shuffle, max_bad, seed
+        self._n_train, self._prepare = n_train, prepare
+        self.bad = BadClips("bad_clips.jsonl")
+
+    def prepare_data(self) -> None:
+        """Make missing shards (Lightning calls it on one process only)."""
+        if self._prepare:
+            self._prepare()
+
+    @cached_property
+    def train_shards(self) -> list[Shard]:
+        return find_shards(self.train)
+
+    @cached_property
+    def val_shards(self) -> list[Shard]:
+        return find_shards(self.val)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the shards now, so that a missing one stops the run before anything is trained."""
+        for place in (*self.train, *self.val):
+            if (manifest := Manifest.read(Path(place).expanduser())) and manifest.skipped:
+                for name, reason in manifest.skipped.items():
+                    self.bad.add(place, name, f"left out of the shards: {reason}")
+        log.info("%d train and %d validation shards", len(self.train_shards), len(self.val_shards))
+
+    @property
+    def train_clips(self) -> int:
+        """Clips of one pass. Raises ShardError for shards without a manifest where n_train is not given."""
+        if self._n_train is not None:
+            return self._n_train
+        if any(shard.clips is None for shard in self.train_shards):
+            raise ShardError(
+                "the number of training clips is not known (no manifest.json beside the tars): give data.n_train"
+            )
+        return sum(shard.clips or 0 for shard in self.train_shards)
+
+    def train_batches(self) -> int:
+        """Batches of one epoch on this rank, as good as the manifests know it."""
+        world_size = self.trainer.world_size if self.trainer else 1
+        return ceil(self.train_clips / world_size / self.batch_size)
+
+    def train_dataloader(self) -> DataLoader:
+        """The stream of the trainer's current epoch; Lightning asks anew for every epoch."""
+        return self._loader(self._train_stages(self.trainer.current_epoch if self.trainer else 0))
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(self._val_stages())
+
+    test_dataloader = val_dataloader
+
+    def _train_stages(self, epoch: int) -> list:
+        share, seed = self._share(), (self.seed, epoch)
+        return [
+            partial(list_shards, self.train_shards, share, self.bad, seed),
+            tarfile_to_samples(handler=partial(note_broken_tar, self.bad)),
+            partial(take_share, shards=self.train_shards, share=share),
+            self._parse(),
+            partial(shuffled, buffer=self.shuffle, share=share, seed=seed),
+            self._decode(),
+            partial(batched, batch_size=self.batch_size),
+        ]
+
+    def _val_stages(self) -> list:
+        share = self._share()
+        return [
+            partial(list_shards, self.val_shards, share, self.bad),
+            tarfile_to_samples(handler=partial(note_broken_tar, self.bad)),
+            partial(take_share, shards=self.val_shards, share=share),
+            self._parse(),
+            self._decode(),
+            partial(batched, batch_size=self.batch_size),
+        ]
+
+    def _parse(self) -> partial:
+        exclusive = self.task == "multiclass"
+        return partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad)
+
+    def _decode(self) -> partial:
+        return partial(decode, n_samples=round(self.clip_seconds * SAMPLE_RATE), bad=self.bad)
+
+    def _share(self) -> Share:
+        trainer = self.trainer
+        return Share(trainer.global_rank, trainer.world_size) if trainer else Share(0, 1)
+
+    def _loader(self, stages: list) -> DataLoader:
+        import torch
+
+        return DataLoader(
+            DataPipeline(*stages),
+            batch_size=None,  # batched in the worker, so one message carries a whole batch
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+        )

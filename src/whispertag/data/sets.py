@@ -1,0 +1,91 @@
+"""The data sets a run can name: each makes its shards on first use and gives a ClipData.
+
+`streaming` is whatever else ClipData takes (batch_size, workers, shuffle, max_bad, …).
+"""
+
+import hashlib
+import json
+from functools import partial
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from whispertag.data.module import ClipData
+from whispertag.data.sources import Clip, read_esc50, read_folder, synthesise, write_shards
+
+
+def synthetic(
+    folder: str | PathLike[str], n_train: int = 1000, n_eval: int = 300, synth_seed: int = 0, **streaming: Any
+) -> ClipData:
+    """The embedded default: clips whose sounds are AudioSet classes by construction (data/synth.py)."""
+    clips, classes = synthesise(synth_seed, n_train, n_eval)
+    code = (files("whispertag.data") / "synth.py").read_bytes()
+    made_by = {
+        "source": "synthetic",
+        "n_train": n_train,
+        "n_eval": n_eval,
+        "synth_seed": synth_seed,
+        "code": hashlib.sha256(code).hexdigest()[:12],  # shards of an older synthesiser are not these
+    }
+    shards, prepare = _shards_for(clips, folder, made_by, max_bad=0)
+    return ClipData([shards / "train"], [shards / "eval"], classes, prepare=prepare, **streaming)
+
+
+def esc50(
+    root: str | PathLike[str],
+    folder: str | PathLike[str],
+    fold: int = 1,
+    max_bad: int = 100,
+    **streaming: Any,
+) -> ClipData:
+    """A folder in ESC-50's layout; `fold` is held out for validation, the others are trained on."""
+    clips, classes = read_esc50(root)
+    splits = sorted({clip.split for clip in clips})
+    held_out = f"fold{fold}"
+    if held_out not in splits or len(splits) == 1:
+        raise ValueError(f"data.fold={fold} cannot be held out: {root} has {', '.join(splits)}")
+    shards, prepare = _shards_for(clips, folder, {"source": "esc50", "root": _absolute(root)}, max_bad)
+    train = [shards / split for split in splits if split != held_out]
+    return ClipData(train, [shards / held_out], classes, "multiclass", max_bad=max_bad, prepare=prepare, **streaming)
+
+
+def own(
+    root: str | PathLike[str],
+    table: str | PathLike[str],
+    folder: str | PathLike[str],
+    max_bad: int = 100,
+    **streaming: Any,
+) -> ClipData:
+    """An own folder of recordings and a csv `filename, labels, split` with splits train and val."""
+    clips, classes = read_folder(root, table)
+    splits = {clip.split for clip in clips}
+    if lacking := {"train", "val"} - splits:
+        raise ValueError(f"{table}: column 'split' never says {min(lacking)!r}, only {', '.join(sorted(splits))}")
+    made_by = {"source": "own", "root": _absolute(root), "table": _absolute(table)}
+    shards, prepare = _shards_for(clips, folder, made_by, max_bad)
+    return ClipData([shards / "train"], [shards / "val"], classes, max_bad=max_bad, prepare=prepare, **streaming)
+
+
+def audioset(root: str | PathLike[str], subset: str, n_train: int | None = None, **streaming: Any) -> ClipData:
+    """AudioSet as ready-made 16 kHz tars, read in place: `{root}/{subset}/{train,test}/*.tar`."""
+    tars = Path(root).expanduser() / subset
+    return ClipData([tars / "train"], [tars / "test"], "audioset", n_train=n_train, **streaming)
+
+
+def _shards_for(
+    clips: list[Clip], folder: str | PathLike[str], made_by: dict[str, Any], max_bad: int
+) -> tuple[Path, partial[None]]:
+    """→ (where the shards of these clips belong, what makes them).
+
+    The folder is named by everything that defines its contents, so a changed csv or recording
+    gets new shards and stale ones can never be read.
+    """
+    listing = [(clip.key, clip.split, clip.labels, clip.size) for clip in clips]
+    digest = hashlib.sha256(json.dumps([made_by, listing]).encode()).hexdigest()[:12]
+    shards = Path(folder).expanduser() / f"{made_by['source']}-{digest}"
+    return shards, partial(write_shards, clips, shards, made_by, max_bad)
+
+
+def _absolute(path: str | PathLike[str]) -> str:
+    return str(Path(path).expanduser().resolve())

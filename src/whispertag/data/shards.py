@@ -1,0 +1,227 @@
+"""Shards: the one sample schema, written atomically and described by a manifest.
+
+A sample in a tar is `{key}.flac` (or any of AUDIO_EXTENSIONS) and `{key}.json`, which holds
+    labels   the sounds in the clip: names, mids or indices of the class table
+    seconds  its length
+and whatever else the source knows. A folder of shards has a manifest.json (see Manifest).
+"""
+
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whispertag.audio import SAMPLE_RATE
+
+MANIFEST = "manifest.json"
+
+
+class ShardError(RuntimeError):
+    """Shards that are missing or cannot be written; names the file."""
+
+
+@dataclass
+class Manifest:
+    """What a folder of shards holds.
+
+    shards   one {name, clips, bytes, seconds, labels: {label: clips}} each
+    options  what made them: the source and its arguments
+    """
+
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)  # name of a bad clip → reason
+
+    @property
+    def clips(self) -> int:
+        return sum(shard["clips"] for shard in self.shards)
+
+    @property
+    def seconds(self) -> float:
+        return sum(shard["seconds"] for shard in self.shards)
+
+    @property
+    def labels(self) -> Counter[str]:
+        """Label → number of clips that carry it."""
+        return sum((Counter(shard["labels"]) for shard in self.shards), Counter())
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest | None":
+        """The manifest of a folder, or None if it has none (ready-made shards)."""
+        path = folder / MANIFEST
+        if not path.exists():
+            return None
+        try:
+            return cls(**{k: v for k, v in json.loads(path.read_text()).items() if k not in _TOTALS})
+        except (ValueError, TypeError) as error:
+            raise ShardError(f"{path}: not a manifest ({error}); delete the folder to have it made again") from error
+
+    def write(self, folder: Path) -> None:
+        totals = {"clips": self.clips, "seconds": round(self.seconds, 3), "labels": dict(self.labels)}
+        write_atomically(folder / MANIFEST, json.dumps(totals | asdict(self), indent=1).encode())
+
+
+_TOTALS = ("clips", "seconds", "labels")  # written for the reader of the file, derived when read
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """To a temporary name beside it, then renamed: the file is whole or not there."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ShardError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+class ShardWriter:
+    """Write samples into `{folder}/{prefix}-000000.tar …` and, on leaving, the manifest.
+
+    A shard appears under its name only when whole; the manifest comes last, so a folder with a
+    manifest is complete. Tars are byte-for-byte functions of the samples.
+    """
+
+    def __init__(self, folder: Path, prefix: str, options: dict[str, Any], clips_per_shard: int = 100):
+        self.folder, self.prefix, self.clips_per_shard = Path(folder), prefix, clips_per_shard
+        self.manifest = Manifest(options=options)
+        self._keys: set[str] = set()
+        self._tar: Any = None
+        self._shard: dict[str, Any] = {}
+
+    def __enter__(self) -> "ShardWriter":
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ShardError(f"cannot make the folder {self.folder}: {error.strerror}") from error
+        return self
+
+    def __exit__(self, kind, *_: object) -> None:
+        if kind is not None:
+            self._abandon()
+            return
+        self._close_shard()
+        self.manifest.write(self.folder)
+
+    def write(self, key: str, wave_S: np.ndarray, labels: list[str], **info: Any) -> None:
+        """One clip: wave_S float32 at 16 kHz in [-1, 1] → 16-bit FLAC and its json."""
+        self.write_encoded(key, "flac", encode_flac(wave_S), wave_S.size / SAMPLE_RATE, labels, **info)
+
+    def write_encoded(
+        self, key: str, extension: str, audio: bytes, seconds: float, labels: list[str], **info: Any
+    ) -> None:
+        """One clip whose audio is encoded already."""
+        if key in self._keys:
+            raise ShardError(f"{self.folder}: two clips have the key {key!r}")
+        self._keys.add(key)
+        text = json.dumps({"labels": labels, "seconds": round(seconds, 4)} | info, ensure_ascii=False)
+        try:
+            if self._tar is None:
+                self._open_shard()
+            self._tar.write({"__key__": key, extension: audio, "json": text.encode()})
+        except OSError as error:
+            raise self._failed(error) from error
+        self._shard["clips"] += 1
+        self._shard["seconds"] += seconds
+        self._shard["labels"].update(labels)
+        if self._shard["clips"] >= self.clips_per_shard:
+            self._close_shard()
+
+    def skip(self, name: str, reason: str) -> None:
+        """Remember a clip that could not be used."""
+        self.manifest.skipped[name] = reason
+
+    def _open_shard(self) -> None:
+        from webdataset import TarWriter
+
+        name = f"{self.prefix}-{len(self.manifest.shards):06d}.tar"
+        self._shard = {"name": name, "clips": 0, "seconds": 0.0, "labels": Counter()}
+        self._part = self.folder / f"{name}.{os.getpid()}.part"
+        self._file = open(self._part, "wb")  # noqa: SIM115 (closed with the shard)
+        self._tar = TarWriter(self._file, encoder=False, mtime=0.0, format="PAX_FORMAT")
+
+    def _close_shard(self) -> None:
+        if self._tar is None:
+            return
+        try:
+            self._tar.close()
+            self._file.close()
+            self._shard["bytes"] = self._part.stat().st_size
+            os.replace(self._part, self.folder / self._shard["name"])
+        except OSError as error:
+            raise self._failed(error) from error
+        self._shard |= {"seconds": round(self._shard["seconds"], 3), "labels": dict(self._shard["labels"])}
+        self.manifest.shards.append(self._shard)
+        self._tar = None
+
+    def _failed(self, error: OSError) -> ShardError:
+        self._abandon()
+        return ShardError(f"cannot write {self.folder / self._shard['name']}: {error.strerror or error}")
+
+    def _abandon(self) -> None:
+        """Leave no half-written file behind."""
+        if self._tar is not None:
+            for opened in (self._tar, self._file):
+                with suppress(OSError):  # the full disk that brought us here, once more, on the flush
+                    opened.close()
+            self._part.unlink(missing_ok=True)
+            self._tar = None
+
+
+def encode_flac(wave_S: np.ndarray) -> bytes:
+    """wave_S → 16-bit FLAC at 16 kHz; samples beyond ±1 are clipped, as in any 16-bit file."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(wave_S, -1.0, 1.0), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar to read and, where a manifest tells, what must be in it."""
+
+    path: str
+    clips: int | None = None
+    bytes: int | None = None
+
+    def damage(self) -> str | None:
+        """Why this file is not the one that was written; None if it is, or if nobody knows."""
+        if self.bytes is None or (size := os.path.getsize(self.path)) == self.bytes:
+            return None
+        return f"truncated or changed: {size:,} bytes where its manifest says {self.bytes:,}"
+
+
+def find_shards(places: list[str] | tuple[str, ...]) -> list[Shard]:
+    """Folders of shards, tars and brace ranges (`train-{000..099}.tar`) → shards, in order.
+
+    Raises ShardError, naming the file, for anything that is not there.
+    """
+    shards = [shard for place in places for shard in _expand(place)]
+    if not shards:
+        raise ShardError("no shards given: name a folder or tars in data.train and data.val")
+    if missing := [shard.path for shard in shards if not os.path.isfile(shard.path)]:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise ShardError(f"missing shard {missing[0]}{more}")
+    return shards
+
+
+def _expand(place: str) -> Iterator[Shard]:
+    from braceexpand import braceexpand
+
+    for path in map(Path, braceexpand(os.path.expanduser(str(place)))):
+        if not path.is_dir():
+            yield Shard(str(path))
+        elif manifest := Manifest.read(path):
+            yield from (Shard(str(path / s["name"]), s["clips"], s["bytes"]) for s in manifest.shards)
+        elif tars := sorted(path.glob("*.tar")):
+            yield from (Shard(str(tar)) for tar in tars)
+        else:
+            raise ShardError(f"{path}: neither a {MANIFEST} nor *.tar files in this folder")

@@ -1,0 +1,142 @@
+"""The stages a stream of clips is made of; data/module.py puts them in order.
+
+Each is a generator over samples, its settings keyword arguments, so that `partial(stage, …)` can be
+sent to loader workers by any start method.
+"""
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from webdataset.filters import shuffle
+
+from whispertag.audio import AUDIO_EXTENSIONS, fit_length, read_wave
+from whispertag.data.ledger import BadClips
+from whispertag.data.shards import Shard
+from whispertag.labels import ClassTable
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a stream that belongs to one reader: a loader worker of a rank."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __call__(self) -> tuple[int, int]:
+        """(index, count) of this reader among all of them; only inside a worker is it known."""
+        worker = torch.utils.data.get_worker_info()
+        index, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        return self.rank * count + index, self.world_size * count
+
+
+def list_shards(
+    shards: list[Shard], share: Share, bad: BadClips, seed: tuple[int, ...] | None = None
+) -> Iterator[Sample]:
+    """The shards of this reader, as listed or in an order drawn from `seed`.
+
+    With fewer shards than readers every reader goes through all of them, and take_share picks.
+    """
+    order = list(shards)
+    if seed is not None:
+        random.Random(repr(seed)).shuffle(order)
+    index, count = share()
+    for shard in order if len(order) < count else order[index::count]:
+        if damage := shard.damage():
+            bad.add(shard.path, None, damage)
+        yield {"url": shard.path}
+
+
+def note_broken_tar(bad: BadClips, error: Exception) -> bool:
+    """webdataset's handler: what was read of a broken tar is used, the break is written down."""
+    # webdataset adds the url to the exception's arguments or, deeper down, the stream's repr to its text.
+    reason, *more = [str(a) for a in error.args] or [""]
+    opened = re.search(r" @ <.*name='(.*)'>$", reason)
+    url = opened[1] if opened else next((a for a in reversed(more) if a.endswith(".tar")), "a shard")
+    bad.add(url, None, f"cannot be read to its end ({type(error).__name__}: {reason.split(' @ ')[0]})")
+    return True
+
+
+def take_share(samples: Iterable[Sample], shards: list[Shard], share: Share) -> Iterator[Sample]:
+    """Every n-th clip, where list_shards could not deal out whole shards."""
+    index, count = share()
+    if len(shards) >= count:
+        return iter(samples)
+    return (sample for i, sample in enumerate(samples) if i % count == index)
+
+
+def parse(
+    samples: Iterable[Sample], classes: ClassTable, label_key: str, exclusive: bool, bad: BadClips
+) -> Iterator[Sample]:
+    """Members of a tar → audio bytes and labels_C; cheap, so it comes before shuffling."""
+
+    def one(sample: Sample) -> Sample:
+        extension = next((e for e in AUDIO_EXTENSIONS if e in sample), None)
+        if extension is None:
+            raise ValueError(f"no audio ({', '.join(AUDIO_EXTENSIONS)}) among its files")
+        if "json" not in sample:
+            raise ValueError("no json beside its audio")
+        info = json.loads(sample["json"])
+        if label_key not in info:
+            raise ValueError(f"its json has no key {label_key!r} (data.label_key), only {', '.join(info)}")
+        labels = info[label_key]
+        labels_C = classes.multi_hot([labels] if isinstance(labels, str | int) else labels)
+        if exclusive and labels_C.sum() != 1:
+            raise ValueError(f"has {labels_C.sum():.0f} labels where data.task=multiclass wants one")
+        return {"audio": sample[extension], "labels_C": labels_C}
+
+    return _each(samples, one, bad)
+
+
+def shuffled(samples: Iterable[Sample], buffer: int, share: Share, seed: tuple[int, ...]) -> Iterator[Sample]:
+    """webdataset's shuffle buffer, with a random state of its own for every reader and epoch."""
+    rng = random.Random(repr((*seed, *share())))
+    return iter(shuffle(buffer, initial=buffer, rng=rng)(iter(samples)))
+
+
+def decode(samples: Iterable[Sample], n_samples: int, bad: BadClips) -> Iterator[Sample]:
+    """Audio bytes → wave_S of exactly `n_samples`."""
+
+    def one(sample: Sample) -> Sample:
+        return {"wave_S": fit_length(read_wave(sample["audio"]), n_samples), "labels_C": sample["labels_C"]}
+
+    return _each(samples, one, bad)
+
+
+def batched(samples: Iterable[Sample], batch_size: int) -> Iterator[Sample]:
+    """Samples → batches {key, wave_BS, labels_BC}; the last one may be smaller."""
+    held: list[Sample] = []
+    for sample in samples:
+        held.append(sample)
+        if len(held) == batch_size:
+            yield _collate(held)
+            held = []
+    if held:
+        yield _collate(held)
+
+
+def _collate(samples: list[Sample]) -> Sample:
+    return {
+        "key": [sample["__key__"] for sample in samples],
+        "wave_BS": torch.from_numpy(np.stack([sample["wave_S"] for sample in samples])),
+        "labels_BC": torch.from_numpy(np.stack([sample["labels_C"] for sample in samples])),
+    }
+
+
+def _each(samples: Iterable[Sample], one: Callable[[Sample], Sample], bad: BadClips) -> Iterator[Sample]:
+    """Apply `one` to every sample; one that raises is written down by name and left out."""
+    for sample in samples:
+        names = {"__key__": sample["__key__"], "__url__": sample["__url__"]}
+        try:
+            made = one(sample)
+        except (ValueError, TypeError) as error:  # AudioError, UnknownLabel, broken json are ValueErrors
+            bad.add(names["__url__"], names["__key__"], str(error))
+            continue
+        yield names | made

@@ -1,0 +1,133 @@
+"""Folders of recordings → clips → shards."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from whispertag.data.module import ClipData
+from whispertag.data.sets import esc50, own, synthetic
+from whispertag.data.shards import Manifest, ShardError
+from whispertag.data.sources import read_esc50, read_folder, synthesise, write_shards
+
+
+def recording(path, seconds=0.5, rate=16_000):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(0).normal(size=int(rate * seconds)) * 0.1, rate)
+
+
+@pytest.fixture
+def esc_folder(tmp_path):
+    """ESC-50's layout with other classes, other formats, dots and a folder in file names."""
+    root = tmp_path / "birds"
+    names = ["1-a.1-A.wav", "1-b.flac", "2-a.ogg", "2-b.wav", "sub/3-a.wav", "3-b.wav"]
+    (root / "meta").mkdir(parents=True)
+    rows = [f"{n},{i // 2 + 1},{i % 2 * 7},{('wren', 'robin')[i % 2]}" for i, n in enumerate(names)]
+    (root / "meta" / "birds.csv").write_text("filename,fold,target,category\n" + "\n".join(rows))
+    for name in names:
+        recording(root / "audio" / name, rate=22_050)
+    return root
+
+
+def test_esc50_layout_with_any_classes_and_formats(esc_folder):
+    clips, classes = read_esc50(esc_folder)
+    assert classes.names == ("wren", "robin")
+    assert [c.key for c in clips] == ["1-a_1-A", "1-b", "2-a", "2-b", "sub__3-a", "3-b"]
+    assert {c.split for c in clips} == {"fold1", "fold2", "fold3"}
+
+
+def test_esc50_holds_one_fold_out_and_streams_every_clip(esc_folder, tmp_path):
+    data = esc50(esc_folder, tmp_path / "kept", fold=2, clip_seconds=0.5, batch_size=4, workers=0)
+    data.prepare_data()
+    data.setup()
+    assert sorted(k for b in data.train_dataloader() for k in b["key"]) == ["1-a_1-A", "1-b", "3-b", "sub__3-a"]
+    (batch,) = data.val_dataloader()
+    assert batch["key"] == ["2-a", "2-b"] and batch["labels_BC"].tolist() == [[1, 0], [0, 1]]
+    assert batch["wave_BS"].shape == (2, 8000)
+    assert data.task == "multiclass"
+
+
+def test_shards_are_made_once_and_anew_when_the_recordings_change(esc_folder, tmp_path):
+    def made():
+        data = esc50(esc_folder, tmp_path / "kept", fold=1)
+        data.prepare_data()
+        return {p: p.stat().st_mtime_ns for p in (tmp_path / "kept").rglob("*.tar")}
+
+    first = made()
+    assert made() == first, "the second time nothing is written"
+    recording(esc_folder / "audio" / "3-b.wav", seconds=0.7)
+    assert len(made()) == 2 * len(first), "another recording: other shards, in a folder of their own"
+
+
+def test_folds_and_files_that_are_not_there_are_named(esc_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"data\.fold=9 cannot be held out.*fold1, fold2, fold3"):
+        esc50(esc_folder, tmp_path, fold=9)
+    with pytest.raises(FileNotFoundError, match=r"nowhere/meta: no csv file; ESC-50's layout"):
+        read_esc50(tmp_path / "nowhere")
+    table = esc_folder / "meta" / "birds.csv"
+    table.write_text(table.read_text().replace("category", "class"))
+    with pytest.raises(ValueError, match=r"birds\.csv: no column 'category'"):
+        read_esc50(esc_folder)
+
+
+def test_bad_recordings_are_skipped_by_name_and_too_many_stop_the_work(esc_folder, tmp_path):
+    (esc_folder / "audio" / "1-b.flac").unlink()
+    (esc_folder / "audio" / "2-b.wav").write_text("not audio")
+    data = esc50(esc_folder, tmp_path / "kept", fold=1, max_bad=1)
+    data.prepare_data()
+    data.setup()
+    skipped = {name.split(":")[-1]: reason for name, reason in data.bad.read().items()}
+    assert skipped.keys() == {"1-b.flac", "2-b.wav"}
+    assert "No such file" in skipped["1-b.flac"] and "cannot be decoded" in skipped["2-b.wav"]
+    clips, _ = read_esc50(esc_folder)
+    with pytest.raises(ShardError, match=r"more than data\.max_bad=0 clips of fold1.*1-b\.flac"):
+        write_shards(clips, tmp_path / "other", {}, max_bad=0)
+    assert not list((tmp_path / "other").rglob("*.part"))
+
+
+def test_an_own_folder_with_a_csv(tmp_path):
+    for name in ("a.wav", "b.wav", "c.wav"):
+        recording(tmp_path / "clips" / name)
+    (tmp_path / "labels.csv").write_text(
+        "filename,labels,split\na.wav,drill; saw,train\nb.wav,saw,val\nc.wav,,train\n", encoding="utf-8-sig"
+    )
+    _, classes = read_folder(tmp_path / "clips", tmp_path / "labels.csv")
+    assert classes.names == ("drill", "saw")
+    data = own(tmp_path / "clips", tmp_path / "labels.csv", tmp_path / "kept", workers=0, clip_seconds=0.5)
+    data.prepare_data()
+    labels = {k: row for b in data.train_dataloader() for k, row in zip(b["key"], b["labels_BC"].tolist())}
+    assert labels == {"a": [1, 1], "c": [0, 0]}, "a clip with no sound of interest is a clip all the same"
+    (tmp_path / "labels.csv").write_text("filename,labels,split\na.wav,saw,train\n")
+    with pytest.raises(ValueError, match="never says 'val'"):
+        own(tmp_path / "clips", tmp_path / "labels.csv", tmp_path / "kept")
+
+
+def test_the_synthetic_set_is_the_same_whatever_its_size(tmp_path):
+    small = synthetic(tmp_path, n_train=3, n_eval=2, workers=0)
+    large = synthetic(tmp_path, n_train=5, n_eval=2, workers=0)
+    for data in (small, large):
+        data.prepare_data()
+    few, many = (
+        {k: w for b in data.train_dataloader() for k, w in zip(b["key"], b["wave_BS"])} for data in (small, large)
+    )
+    assert len(few) == 3 and len(many) == 5
+    assert all((few[k] == many[k]).all() for k in few)
+    evals = {k: w for b in small.val_dataloader() for k, w in zip(b["key"], b["wave_BS"])}
+    assert not any((w == v).all() for w in few.values() for v in evals.values()), "no clip is in both splits"
+    manifest = Manifest.read(small.train_shards[0].path and tmp_path / small.train[0].split("/")[-2] / "train")
+    assert manifest.options["n_train"] == 3 and sum(manifest.labels.values()) >= 3
+
+
+def test_other_seeds_are_other_clips():
+    (first, *_), _ = synthesise(0, 1, 0)
+    (second, *_), _ = synthesise(1, 1, 0)
+    assert not np.array_equal(first.read()[0], second.read()[0])
+
+
+def test_the_manifest_says_what_made_the_shards(esc_folder, tmp_path):
+    data = esc50(esc_folder, tmp_path / "kept", fold=1)
+    data.prepare_data()
+    written = json.loads(next((tmp_path / "kept").rglob("fold1/manifest.json")).read_text())
+    assert written["options"] == {"source": "esc50", "root": str(esc_folder)}
+    assert isinstance(data, ClipData)
