@@ -1,0 +1,243 @@
+"""Config → objects. The only file besides train.py that knows Hydra; imports what is heavy late."""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from whispertag.data.module import ClipData
+    from whispertag.model.backbone import WhisperBackbone
+    from whispertag.model.checkpoint import Description
+    from whispertag.runs.result import Result
+    from whispertag.training.tagger import Tagger
+
+CHECKPOINT = "last.ckpt"
+HEAD = "head.safetensors"
+# What may differ between a run and its resumption: how it is run and shown, not what it computes.
+_FREE = ("resume", "study", "baseline", "logger", "folder")
+
+
+def run_name(overrides: str) -> str:
+    """A folder's name for a run, from what it overrides: without slashes, short, never two alike."""
+    name = overrides.replace("/", "_").strip(",") or "defaults"
+    if len(name) <= 120 and "/" not in overrides:
+        return name
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
+    return f"{name[:110]}~{digest}"
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What a user can mend ends a single run with one line; a sweep goes on with its next job."""
+    try:
+        yield
+    except (InstantiationException, MissingMandatoryValue, ValueError, OSError, RuntimeError) as error:
+        from whispertag.data.shards import ShardError
+        from whispertag.model.backbone import WeightsUnavailable
+
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        plain = (ShardError, WeightsUnavailable, MissingMandatoryValue, ValueError, OSError)
+        if _hydra().mode == RunMode.MULTIRUN or not isinstance(cause, plain):
+            raise
+        record = Path(_hydra().runtime.output_dir) / "result.json"
+        line = f"{error.full_key} must be given" if isinstance(error, MissingMandatoryValue) else cause
+        sys.exit(f"error: {line}" + (f"\n(the traceback is in {record})" if record.exists() else ""))
+    except (KeyboardInterrupt, SystemExit):
+        if _hydra().mode == RunMode.RUN:
+            print("interrupted; the same command with resume=true goes on", file=sys.stderr)
+            sys.exit(130)
+        raise
+
+
+def begin(config: DictConfig) -> "Result":
+    """The result of this run: a new one, or with resume=true the one its folder holds.
+
+    Without resume, what an earlier run left in the folder moves to `earlier/`: nothing is lost.
+    """
+    from whispertag.runs.result import Result
+
+    folder = Path(_hydra().runtime.output_dir)
+    if (sweep := _hydra().runtime.choices.get("sweep")) and _hydra().mode == RunMode.RUN:
+        raise ValueError(f"sweep={sweep} is a sweep: run it with -m")  # Hydra would run one default job
+    asked: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    new = Result(list(_hydra().overrides.task), asked, folder=str(folder))
+    old = Result.read(folder)
+    if old and config.resume:
+        if changed := _differences(old.config, asked):
+            raise ValueError(
+                f"cannot resume {folder}: {changed} differs from when it was begun; run it without resume=true"
+            )
+        new.wandb_id = old.wandb_id
+        return old if old.status == "done" else new
+    if old:
+        _set_aside(folder, old.started)
+    return new
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], at: str = "") -> str:
+    """The first key whose value differs, or ''."""
+    for key in sorted({*old, *new} - (set() if at else set(_FREE))):
+        was, now = old.get(key), new.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            if found := _differences(was, now, f"{at}{key}."):
+                return found
+        elif was != now and f"{at}{key}" != "data.workers":
+            return f"{at}{key}"
+    return ""
+
+
+def _set_aside(folder: Path, started: str) -> None:
+    earlier = folder / "earlier" / started.replace(":", "")
+    earlier.mkdir(parents=True)
+    for path in folder.iterdir():
+        if path.name not in (".hydra", "earlier") and path.suffix != ".log":
+            path.rename(earlier / path.name)
+
+
+def data(config: DictConfig, result: "Result") -> "ClipData":
+    """The data module, its shards made if they were missing."""
+    from whispertag.data.ledger import BadClips
+
+    clips = instantiate(config.data, _convert_="all")
+    clips.bad = BadClips(Path(result.folder) / "bad_clips.jsonl")
+    clips.prepare_data()
+    clips.setup()
+    return clips
+
+
+def backbone(config: DictConfig) -> "WhisperBackbone":
+    what = {k: config[k] for k in ("layers", "weights", "context", "pool")}
+    return instantiate(config.model, **what, _convert_="all")
+
+
+def tagger(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -> "Tagger":
+    """The head, as large as backbone and classes make it, seeded, in its LightningModule."""
+    import torch
+
+    from whispertag.training.tagger import Tagger
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = instantiate(
+            config.head,
+            n_layers=len(backbone.layers),
+            width=backbone.width,
+            n_classes=len(clips.classes),
+            n_steps=backbone.n_steps(clips.clip_seconds),
+        )
+    limit = config.trainer.limit_train_batches
+    return Tagger(
+        backbone,
+        head,
+        clips.classes,
+        clips.task,
+        instantiate(config.augment),
+        instantiate(config.optim, _convert_="all"),
+        batches_per_epoch=limit if isinstance(limit, int) else clips.train_batches(),
+        epochs=config.trainer.max_epochs,
+        seed=config.seed,
+        remember=config.remember,
+    )
+
+
+def trainer(config: DictConfig, result: "Result") -> "Trainer":
+    """Lightning's trainer with the callbacks and loggers asked for, and those a run cannot do without."""
+    import warnings
+
+    from pytorch_lightning.callbacks import ModelCheckpoint
+
+    for expected in (
+        "Checkpoint directory .* exists and is not empty",  # resuming
+        "Found .* module.* in eval mode",  # the backbone is frozen
+        ".*LeafSpec.* is deprecated",  # Lightning's own affair
+    ):
+        warnings.filterwarnings("ignore", message=expected)
+
+    from whispertag.training.callbacks import Speed, StopOnBadClips
+
+    asked = [instantiate(c) for c in config.callbacks.values() if c]
+    if not config.trainer.enable_progress_bar:
+        from pytorch_lightning.callbacks import ProgressBar
+
+        asked = [c for c in asked if not isinstance(c, ProgressBar)]
+    last = ModelCheckpoint(
+        dirpath=result.folder,
+        filename=Path(CHECKPOINT).stem,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,  # the one file, replaced atomically after every epoch
+    )
+    return instantiate(
+        config.trainer,
+        callbacks=[*asked, StopOnBadClips(), Speed(), last],
+        logger=_loggers(config, result),
+        default_root_dir=result.folder,
+        reload_dataloaders_every_n_epochs=1,  # the stream of an epoch is made for that epoch
+        use_distributed_sampler=False,  # ranks share by shard, in the stream itself
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+
+
+def _loggers(config: DictConfig, result: "Result") -> list[Any]:
+    import uuid
+
+    from pytorch_lightning.loggers import CSVLogger
+
+    if config.logger.mode not in ("offline", "online", "disabled"):
+        raise ValueError(f"logger.mode={config.logger.mode}: give offline, online or disabled")
+    loggers: list[Any] = [CSVLogger(result.folder, name="metrics")]
+    if config.logger.mode != "disabled":
+        import wandb
+        from pytorch_lightning.loggers import WandbLogger
+
+        result.wandb_id = result.wandb_id or uuid.uuid4().hex[:8]
+        loggers.append(
+            WandbLogger(
+                name=Path(result.folder).name[:128],
+                save_dir=result.folder,
+                id=result.wandb_id,
+                project=config.logger.project,
+                group=config.study,
+                tags=list(config.logger.tags),
+                config=result.config,
+                mode=config.logger.mode,
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        )
+    return loggers
+
+
+def checkpoint(config: DictConfig, result: "Result") -> str | None:
+    """What fit goes on from: the folder's last checkpoint, if resuming and there is one."""
+    path = Path(result.folder) / CHECKPOINT
+    return str(path) if config.resume and path.exists() else None
+
+
+def description(config: DictConfig, tagger: "Tagger", clips: "ClipData") -> "Description":
+    """What head.safetensors says about itself."""
+    from whispertag.model.checkpoint import Description
+
+    head = {k: v for k, v in config.head.items() if k != "_target_"}
+    head["n_steps"] = tagger.backbone.n_steps(clips.clip_seconds)
+    made = Description.of(tagger.backbone, head, clips.classes, clips.task, clips.clip_seconds)
+    made.metrics = tagger.score.figures if tagger.score else {}
+    return made
+
+
+def _hydra() -> Any:
+    return HydraConfig.get()

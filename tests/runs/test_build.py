@@ -1,0 +1,28 @@
+import pytest
+
+from whispertag.runs.build import _differences, run_name
+
+
+def test_a_run_is_named_by_what_it_overrides():
+    assert run_name("") == "defaults"
+    assert run_name("head=tl_tr,layers=all") == "head=tl_tr,layers=all"
+
+
+def test_names_are_short_single_folders_and_never_two_alike():
+    long = "data.root=/a/" + "x" * 300
+    names = [run_name(o) for o in (long, long + "y", "data.root=/a/b", "data.root=_a_b")]
+    assert len(set(names)) == 4
+    assert all("/" not in n and len(n) <= 120 for n in names)
+
+
+@pytest.mark.parametrize(
+    ("new", "key"),
+    [
+        ({"a": {"b": 1}, "seed": 0}, ""),
+        ({"a": {"b": 2}, "seed": 0}, "a.b"),
+        ({"a": {"b": 1}, "seed": 0, "resume": True, "logger": {"mode": "x"}}, ""),
+        ({"a": {"b": 1}}, "seed"),
+    ],
+)
+def test_the_first_difference_that_matters_is_named(new, key):
+    assert _differences({"a": {"b": 1}, "seed": 0, "resume": False}, new) == key

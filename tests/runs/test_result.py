@@ -1,0 +1,46 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from whispertag.runs.result import Result, recording
+
+
+def result_in(folder: Path) -> Result:
+    return Result(["head=tl_tr"], {"seed": 0}, folder=str(folder))
+
+
+def test_it_is_there_while_running_and_says_done_at_the_end(tmp_path):
+    with recording(result_in(tmp_path)) as result:
+        assert Result.read(tmp_path).status == "running"
+        result.metrics = {"mAP": 0.5, "d_prime": None}
+    read = Result.read(tmp_path)
+    assert (read.status, read.metrics, read.error) == ("done", {"mAP": 0.5, "d_prime": None}, None)
+    assert read.seconds is not None and read.versions["torch"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("boom"), "failed"), (KeyboardInterrupt(), "interrupted"), (SystemExit(1), "interrupted")],
+)
+def test_however_a_run_ends_it_is_written_down_with_its_traceback(tmp_path, error, status):
+    with pytest.raises(type(error)), recording(result_in(tmp_path)):
+        raise error
+    read = Result.read(tmp_path)
+    assert read.status == status
+    assert "test_result.py" in read.error and type(error).__name__ in read.error
+
+
+def test_figures_that_json_does_not_know_are_refused_not_written(tmp_path):
+    result = result_in(tmp_path)
+    result.metrics = {"mAP": float("nan")}
+    with pytest.raises(ValueError):
+        result.write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_another_version_is_named(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps({"score": 1}))
+    with pytest.raises(ValueError, match=r"result\.json: not a result of this version"):
+        Result.read(tmp_path)
+    assert Result.read(tmp_path / "elsewhere") is None

@@ -1,0 +1,243 @@
+"""train.py as a user runs it: in a process of its own, in an empty folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import read_result, write_shards_of
+
+ROOT = Path(__file__).parents[2]
+TINY = ["trainer.max_epochs=2", "data.n_train=12", "data.n_eval=6", "data.workers=1", "data.batch_size=4"]
+TINY += ["trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"]
+QUIET = ["logger.mode=disabled"]
+
+
+def train(*arguments: str, check: bool = True, **env) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    environment = {**os.environ, "COLUMNS": "200"} | env
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def runs(study="scratch") -> list[Path]:
+    return sorted(p.parent for p in Path(f"experiments/{study}/runs").glob("*/result.json"))
+
+
+HELP = """
+import runpy, sys
+sys.argv = ["train.py", "--help"]
+try:
+    runpy.run_path({path!r}, run_name="__main__")
+except SystemExit:
+    pass
+heavy = {{"torch", "pytorch_lightning", "wandb", "whisper", "numpy"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_help_answers_before_anything_heavy_is_imported():
+    code = HELP.format(path=str(ROOT / "train.py"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "python train.py head=tl_tr model=large-v2" in done.stdout and "sw_tr" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory):
+    """The defaults, small, with W&B offline and the baseline: one real run that several tests look at."""
+    folder = tmp_path_factory.mktemp("run")
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        done = train(*TINY, "baseline=true", WHISPERTAG_DATA=str(folder / "shards"))
+        yield done, folder / runs()[0]
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.xdist_group("one_run")
+def test_a_run_leaves_all_it_promises(one_run):
+    done, folder = one_run
+    found = {p.name for p in folder.iterdir()}
+    assert found >= {"result.json", "classes.csv", "head.safetensors", "last.ckpt", "metrics", "wandb", "train.log"}
+    assert not list(folder.rglob("*.part"))
+    result = read_result(folder)
+    assert result["status"] == "done" and result["error"] is None
+    assert result["metrics"]["clips"] == 6
+    assert result["trainable_parameters"] == 400_414
+    assert result["gmacs"]["backbone"] == pytest.approx(0.7, abs=0.01)
+    assert result["backbone"]["weights"] == "random"
+    assert result["epochs"] == 2 and result["seconds"] > 0 and result["train_clips_per_second"] > 0
+    assert 0 <= result["waiting_for_data"] < 1
+    assert result["config"]["data"]["n_train"] == 12 and "trainer.max_epochs=2" in result["overrides"]
+    assert result["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert set(result["baseline"]) >= {"mAP", "mAUC"}
+    assert "log-mel probe" in done.stdout and str(folder) in done.stdout
+    assert "RANDOM" in done.stdout and "RANDOM" in done.stderr, "random weights are said aloud"
+    rows = (folder / "classes.csv").read_text().splitlines()
+    assert rows[0].startswith("index,mid,name,clips,AP,AUC") and len(rows) == 31
+
+
+@pytest.mark.xdist_group("one_run")
+def test_metrics_csv_and_offline_wandb_are_written(one_run):
+    _, folder = one_run
+    (csv,) = folder.glob("metrics/version_0/metrics.csv")
+    assert {"train/loss", "val/mAP", "test/mAP", "lr-AdamW"} <= set(csv.read_text().splitlines()[0].split(","))
+    (run,) = folder.glob("wandb/offline-run-*/*.wandb")
+    assert run.stat().st_size > 1000
+
+
+@pytest.mark.xdist_group("one_run")
+def test_the_shared_head_loads_alone_and_tags_as_the_run_did(one_run):
+    import whispertag
+    from whispertag.data.module import ClipData
+
+    _, folder = one_run
+    tagger = whispertag.load(folder / "head.safetensors")
+    assert tagger.description.metrics["mAP"] == read_result(folder)["metrics"]["mAP"]
+    (shards,) = folder.parents[3].glob("shards/*/eval")
+    clips = ClipData([shards], [shards], tagger.classes, workers=0)
+    from whispertag.training.metrics import score
+
+    batches = list(clips.val_dataloader())
+    chances = torch.cat([tagger.tag(b["wave_BS"]) for b in batches])
+    assert ((chances >= 0) & (chances <= 1)).all(), "probabilities, not logits"
+    figures = score(
+        torch.logit(chances.double()), torch.cat([b["labels_BC"] for b in batches]), tagger.classes, "multilabel"
+    ).figures
+    assert figures["mAP"] == pytest.approx(read_result(folder)["metrics"]["mAP"], abs=1e-6)
+
+
+def test_six_jobs_in_six_folders_and_one_failure_spoils_no_other():
+    # n_eval is the same for all, so the shards are made once. The last layer choice does not exist.
+    done = train(
+        "-m", "head=wa_mlp,last_mlp", "layers=all,last,[9]", *TINY, *QUIET, "trainer.max_epochs=1", check=False
+    )
+    assert done.returncode == 1
+    found = {p.name: read_result(p) for p in runs()}
+    assert len(found) == 6
+    assert sorted(r["status"] for r in found.values()) == ["done"] * 4 + ["failed"] * 2
+    for name, result in found.items():
+        assert ("layers=[9]" in name) == (result["status"] == "failed")
+        assert (result["error"] is not None and "layers 0 … 3, not 9" in result["error"]) == ("[9]" in name)
+    assert {tuple(r["backbone"]["layers"]) for r in found.values() if r["status"] == "done"} == {(0, 1, 2, 3), (3,)}
+
+
+def killed_in_epoch(number: int, *arguments: str, sign: int) -> None:
+    """Start a run and send it a signal once `number` epochs are done and the next is under way."""
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    # pytest-xdist's workers ignore Ctrl-C, and a child would inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heed)
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        csvs = [c for r in runs() for c in r.glob("metrics/*/metrics.csv")]
+        if csvs and csvs[0].read_text().count("\n") > 0 and (runs()[0] / "last.ckpt").exists():
+            epoch = torch.load(runs()[0] / "last.ckpt", weights_only=True)["epoch"]
+            if epoch + 1 >= number:
+                time.sleep(0.05)
+                break
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.send_signal(sign)
+    process.wait()
+
+
+LONG = [
+    *TINY,
+    *QUIET,
+    "trainer.max_epochs=9",
+    "callbacks=average",
+    "callbacks.average.first=2",
+    "callbacks.average.last=9",
+]
+
+
+def test_kill_9_in_mid_epoch_and_resume_ends_with_the_same_bits():
+    train(*LONG, "study=whole")
+    killed_in_epoch(3, *LONG, sign=signal.SIGKILL)
+    (folder,) = runs()
+    assert read_result(folder)["status"] == "running", "all that a killed run can leave"
+    assert not (folder / "head.safetensors").exists()
+    train(*LONG, "resume=true")
+    assert runs() == [folder] and read_result(folder)["status"] == "done"
+    (whole,) = runs("whole")
+    assert whole.name == folder.name
+    assert (whole / "head.safetensors").read_bytes() == (folder / "head.safetensors").read_bytes()
+    assert len(list(folder.glob("metrics/version_*"))) == 2, "the first part's curve is kept"
+    # Done is done: asked again it answers at once and touches nothing; asked anew it sets it aside.
+    before = (folder / "result.json").read_text()
+    assert "done" in train(*LONG, "resume=true").stdout
+    assert (folder / "result.json").read_text() == before
+    train(*LONG)
+    (earlier,) = (folder / "earlier").iterdir()
+    assert (earlier / "result.json").read_text() == before and (earlier / "head.safetensors").exists()
+
+
+def test_ctrl_c_is_recorded_and_says_how_to_go_on():
+    killed_in_epoch(1, *LONG, sign=signal.SIGINT)
+    (folder,) = runs()
+    result = read_result(folder)
+    assert result["status"] == "interrupted"
+    assert not list(folder.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["model=large-v2"], "the weights of large-v2 are not at"),
+        (["data=esc50"], "error: data.root must be given"),
+        (["data=esc50", "data.root=/no/such"], "/no/such/meta: no csv file"),
+        (["data=shards", "data.train=[/no/a.tar]", "data.val=[/no/b.tar]"], "missing shard /no/a.tar"),
+        (["layers=[4]"], "layers=[4]: this encoder has layers 0 … 3, not 4"),
+        (["head.layer_heads=7"], "7 attention heads do not divide a width of 128"),
+        (["logger.mode=cloud"], "logger.mode=cloud: give offline, online or disabled"),
+        (["sweep=heads"], "sweep=heads is a sweep: run it with -m"),
+        (["context=5"], "clips of 10 s do not fit a context of 5 s"),
+        (["head.dimm=3"], "Key 'dimm' is not in struct"),
+        (["heads=tl_tr"], "heads"),
+        (["head=tl_trr"], "Could not find 'head/tl_trr'"),
+    ],
+)
+def test_wrong_input_ends_with_a_line_that_names_it(arguments, says, tmp_path):
+    offline = {
+        "https_proxy": "http://127.0.0.1:9",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "XDG_CACHE_HOME": str(tmp_path),
+    }
+    tiny = [t for t in TINY if not t.startswith("data.") or not any(a.startswith("data=") for a in arguments)]
+    done = train(*tiny, *QUIET, *arguments, check=False, **offline)
+    assert done.returncode == 1
+    assert says in done.stderr
+    if "error: " in done.stderr:
+        line = done.stderr[done.stderr.index("error: ") :]
+        assert "Traceback" not in done.stderr and len(line.strip().splitlines()) <= 2
+
+
+def test_bad_clips_are_named_in_the_result(tmp_path):
+    folder = write_shards_of(tmp_path / "s", [["Speech"], ["Nonsense"], ["Music"], ["Speech"]], seconds=1)
+    arguments = [f"data.train=[{folder}]", f"data.val=[{folder}]", "data.clip_seconds=1", "context=1", "pool=10"]
+    train(
+        "data=shards", *arguments, "data.workers=1", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", *QUIET
+    )
+    (bad,) = read_result(runs()[0])["bad_clips"].items()
+    assert bad == (f"{folder}/test-000000.tar:clip001", "unknown class 'Nonsense' (did you mean 'Noise'?)")
+
+
+def test_resume_refuses_a_run_begun_with_another_configuration():
+    train(*TINY, *QUIET, "trainer.max_epochs=1")
+    path = runs()[0] / "result.json"
+    result = json.loads(path.read_text())
+    result["config"]["optim"]["lr"] = 0.5
+    path.write_text(json.dumps(result | {"status": "running"}))
+    done = train(*TINY, *QUIET, "trainer.max_epochs=1", "resume=true", check=False)
+    assert done.returncode == 1 and "optim.lr differs from when it was begun" in done.stderr

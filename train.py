@@ -1,0 +1,58 @@
+"""Train a sound-tagging head on a frozen Whisper, start to end.
+
+python train.py                                            embedded data, no network
+python train.py head=tl_tr model=large-v2                  any head, any backbone
+python train.py data=esc50 data.root=<folder> data.fold=1  own recordings
+python train.py -m head=tl_tr,wa_mlp layers=all,last       a sweep, one folder a run
+python train.py … resume=true                              go on after a stop
+
+A run leaves in its folder: result.json, classes.csv, head.safetensors (to use and share),
+last.ckpt (to resume), metrics/, wandb/, train.log, bad_clips.jsonl if there were any.
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from whispertag.runs import build  # imports nothing heavy, so that --help answers at once
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> None:
+    with build.plain_errors():
+        result = build.begin(config)
+        if result.status != "done":
+            run(config, result)
+        result.show()
+
+
+def run(config: DictConfig, result) -> None:
+    from whispertag.model.checkpoint import save_head
+    from whispertag.runs.result import recording
+
+    with recording(result):
+        # 1. What is heard, what hears it, what learns.
+        clips = build.data(config, result)
+        backbone = build.backbone(config)
+        tagger = build.tagger(config, backbone, clips)
+        trainer = build.trainer(config, result)
+        result.describe(tagger, clips)
+
+        # 2. Fit, then score the final (averaged) weights.
+        try:
+            trainer.fit(tagger, clips, ckpt_path=build.checkpoint(config, result), weights_only=True)
+            trainer.test(tagger, clips, verbose=False)
+        finally:
+            result.conclude(trainer, tagger, clips)
+
+        # 3. What a probe on log-mel statistics makes of the same clips.
+        if config.baseline:
+            from whispertag.studies.logmel import logmel_probe
+
+            result.baseline = logmel_probe(clips).figures
+
+        # 4. The artefact people share.
+        save_head(f"{result.folder}/{build.HEAD}", tagger.head, build.description(config, tagger, clips))
+
+
+if __name__ == "__main__":
+    main()
