@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-os.environ.setdefault("WANDB_MODE", "offline")
+# The tests run in two processes: one thread each, or they fight for the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 
 # A Whisper small enough for every test, but odd enough to notice a size taken for granted.

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import tarfile
 from collections import Counter
 from types import SimpleNamespace
@@ -124,7 +125,7 @@ def test_bad_clips_are_skipped_by_name_and_the_others_used(tmp_path):
     bad = {name.removeprefix(f"{tmp_path}/x.tar:"): reason for name, reason in data.bad.read().items()}
     assert bad.keys() == {*broken, "lonely", "mute"}
     for key, (_, _, says) in broken.items():
-        pytest.raises(ValueError, lambda r=bad[key]: (_ for _ in ()).throw(ValueError(r))).match(says)
+        assert re.search(says, bad[key]), key
     assert "no json" in bad["lonely"] and "no audio" in bad["mute"]
     keys(data.val_dataloader())
     assert len(data.bad.read()) == len(bad), "seen again, counted once"

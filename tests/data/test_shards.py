@@ -65,7 +65,8 @@ from tests.conftest import write_shards_of
 from whispertag.data.shards import ShardError, write_atomically
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))  # what a full disk looks like to one file
-for write in (lambda: write_shards_of(Path("s"), [["a"]] * 9, 9), lambda: write_atomically(Path("r.json"), b"x" * 99_999)):
+full = lambda: write_atomically(Path("r.json"), b"x" * 99_999)
+for write in (lambda: write_shards_of(Path("s"), [["a"]] * 9, 9), full):
     try:
         write()
     except ShardError as error:
@@ -109,7 +110,7 @@ def test_missing_shards_are_named(tmp_path):
     with pytest.raises(ShardError, match=r"missing shard .*x-1\.tar \(and 2 more\)"):
         find_shards([f"{tmp_path}/x-{{1..3}}.tar"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ShardError, match="empty: neither a manifest.json nor"):
+    with pytest.raises(ShardError, match=r"empty: neither a manifest\.json nor"):
         find_shards([tmp_path / "empty"])
     (tmp_path / "s" / "manifest.json").write_text("{")
     with pytest.raises(ShardError, match=r"manifest\.json: not a manifest"):

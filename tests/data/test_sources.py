@@ -41,9 +41,17 @@ def test_esc50_holds_one_fold_out_and_streams_every_clip(esc_folder, tmp_path):
     data = esc50(esc_folder, tmp_path / "kept", fold=2, clip_seconds=0.5, batch_size=4, workers=0)
     data.prepare_data()
     data.setup()
-    assert sorted(k.split(":")[-1] for b in data.train_dataloader() for k in b["key"]) == ["1-a_1-A", "1-b", "3-b", "sub__3-a"]
+    assert sorted(k.split(":")[-1] for b in data.train_dataloader() for k in b["key"]) == [
+        "1-a_1-A",
+        "1-b",
+        "3-b",
+        "sub__3-a",
+    ]
     (batch,) = data.val_dataloader()
-    assert [k.split(":")[-1] for k in batch["key"]] == ["2-a", "2-b"] and batch["labels_BC"].tolist() == [[1, 0], [0, 1]]
+    assert [k.split(":")[-1] for k in batch["key"]] == ["2-a", "2-b"] and batch["labels_BC"].tolist() == [
+        [1, 0],
+        [0, 1],
+    ]
     assert batch["wave_BS"].shape == (2, 8000)
     assert data.task == "multiclass"
 
@@ -96,7 +104,9 @@ def test_an_own_folder_with_a_csv(tmp_path):
     assert classes.names == ("drill", "saw")
     data = own(tmp_path / "clips", tmp_path / "labels.csv", tmp_path / "kept", workers=0, clip_seconds=0.5)
     data.prepare_data()
-    labels = {k.split(":")[-1]: row for b in data.train_dataloader() for k, row in zip(b["key"], b["labels_BC"].tolist())}
+    labels = {
+        k.split(":")[-1]: row for b in data.train_dataloader() for k, row in zip(b["key"], b["labels_BC"].tolist())
+    }
     assert labels == {"a": [1, 1], "c": [0, 0]}, "a clip with no sound of interest is a clip all the same"
     (tmp_path / "labels.csv").write_text("filename,labels,split\na.wav,saw,train\n")
     with pytest.raises(ValueError, match="never says 'val'"):
@@ -109,7 +119,8 @@ def test_the_synthetic_set_is_the_same_whatever_its_size(tmp_path):
     for data in (small, large):
         data.prepare_data()
     few, many = (
-        {k.split(":")[-1]: w for b in data.train_dataloader() for k, w in zip(b["key"], b["wave_BS"])} for data in (small, large)
+        {k.split(":")[-1]: w for b in data.train_dataloader() for k, w in zip(b["key"], b["wave_BS"])}
+        for data in (small, large)
     )
     assert len(few) == 3 and len(many) == 5
     assert all((few[k] == many[k]).all() for k in few)

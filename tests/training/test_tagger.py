@@ -63,7 +63,7 @@ def test_a_run_is_a_function_of_its_seed(clips):
     def trained(seed):
         tagger = make(seed=seed)
         torch.manual_seed(99)
-        np.random.seed(99)  # noqa: NPY002
+        np.random.seed(99)
         trainer(StandardizeStates()).fit(tagger, clips)
         return weights(tagger)
 

@@ -16,7 +16,7 @@ from whispertag.data.sources import Clip, read_esc50, read_folder, synthesise, w
 
 
 def synthetic(
-    folder: str | PathLike[str], n_train: int = 1000, n_eval: int = 300, synth_seed: int = 0, **streaming: Any
+    folder: str | PathLike[str], n_train: int = 2000, n_eval: int = 300, synth_seed: int = 0, **streaming: Any
 ) -> ClipData:
     """The embedded default: clips whose sounds are AudioSet classes by construction (data/synth.py)."""
     clips, classes = synthesise(synth_seed, n_train, n_eval)
