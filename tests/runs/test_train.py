@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -135,9 +134,7 @@ def test_six_jobs_in_six_folders_and_one_failure_spoils_no_other():
 def killed_in_epoch(number: int, *arguments: str, sign: int) -> None:
     """Start a run and send it a signal once `number` epochs are done and the next is under way."""
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    # pytest-xdist's workers ignore Ctrl-C, and a child would inherit that.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heed)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
     while time.time() < deadline and process.poll() is None:
         csvs = [c for r in runs() for c in r.glob("metrics/*/metrics.csv")]

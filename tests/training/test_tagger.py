@@ -1,5 +1,9 @@
 """The Tagger on a real trainer: what it learns from, what it keeps, what it refuses."""
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +18,7 @@ from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.heads import TaggingHead
 from whispertag.model.memo import StateMemo
 from whispertag.training.augment import Augment
-from whispertag.training.callbacks import AverageEpochs, Speed, StandardizeStates, StopOnBadClips
+from whispertag.training.callbacks import AverageEpochs, HeedCtrlC, Speed, StandardizeStates, StopOnBadClips
 from whispertag.training.optim import OneCycle, StepDecay
 from whispertag.training.tagger import Tagger
 
@@ -240,6 +244,28 @@ def test_data_without_one_usable_clip_is_an_error(tmp_path, standardize):
     clips = ClipData([tmp_path / "s"], [tmp_path / "s"], CLASSES, clip_seconds=1.0, workers=0)
     with pytest.raises((ShardError, RuntimeError), match=r"no usable.*bad_clips\.jsonl"):
         trainer(StandardizeStates(), StopOnBadClips(), epochs=1).fit(make(standardize=standardize), clips)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the dropped exception
+def test_a_ctrl_c_that_python_drops_in_a_destructor_still_stops_the_run(clips):
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # the exception is raised, and dropped, in here
+
+    class Strike(Speed):
+        batches = 0
+
+        def on_train_batch_end(self, trainer, tagger, outputs, batch, batch_idx):
+            self.batches += 1
+            if self.batches == 2:
+                Dying()
+
+    strike, before = Strike(), signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit):
+        trainer(HeedCtrlC(), strike).fit(make(), clips)
+    assert strike.batches == 2
+    signal.signal(signal.SIGINT, before)
 
 
 def test_speed_counts_clips_and_waiting(clips):

@@ -157,6 +157,7 @@ def tagger(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -
 
 def trainer(config: DictConfig, result: "Result") -> "Trainer":
     """Lightning's trainer with the callbacks and loggers asked for, and those a run cannot do without."""
+    import logging
     import warnings
 
     from pytorch_lightning.callbacks import ModelCheckpoint
@@ -167,8 +168,9 @@ def trainer(config: DictConfig, result: "Result") -> "Trainer":
         ".*LeafSpec.* is deprecated",  # Lightning's own affair
     ):
         warnings.filterwarnings("ignore", message=expected)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # devices found, tips, how it stopped
 
-    from whispertag.training.callbacks import Speed, StopOnBadClips
+    from whispertag.training.callbacks import HeedCtrlC, Speed, StopOnBadClips
 
     asked = [instantiate(c) for c in config.callbacks.values() if c]
     if not config.trainer.enable_progress_bar:
@@ -183,7 +185,7 @@ def trainer(config: DictConfig, result: "Result") -> "Trainer":
     )
     return instantiate(
         config.trainer,
-        callbacks=[*asked, StopOnBadClips(), Speed(), last],
+        callbacks=[*asked, StopOnBadClips(), HeedCtrlC(), Speed(), last],
         logger=_loggers(config, result),
         default_root_dir=result.folder,
         reload_dataloaders_every_n_epochs=1,  # the stream of an epoch is made for that epoch

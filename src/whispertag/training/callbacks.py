@@ -1,5 +1,6 @@
 """Callbacks that Lightning does not have."""
 
+import signal
 import time
 from typing import Any
 
@@ -115,6 +116,31 @@ class StopOnBadClips(Callback):
                 f"{len(bad)} clips cannot be used, more than data.max_bad={data.max_bad}; "
                 f"the last: {name}: {reason} (all of them: {data.bad.path})"
             )
+
+
+class HeedCtrlC(Callback):
+    """Makes sure that Ctrl-C is not lost.
+
+    Between epochs it often strikes while loader workers are shut down in a destructor, where Python
+    drops exceptions; then it is raised again at the next batch.
+    """
+
+    def __init__(self):
+        self.pressed = False
+
+    def _press(self, number: int, frame: Any) -> None:
+        self.pressed = True
+        signal.default_int_handler(number, frame)
+
+    def setup(self, trainer: Any, tagger: Any, stage: str) -> None:
+        self._before = signal.signal(signal.SIGINT, self._press)
+
+    def teardown(self, trainer: Any, tagger: Any, stage: str) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
 
 
 class Speed(Callback):
