@@ -173,6 +173,13 @@ def test_multiclass_data_wants_exactly_one_label(tmp_path):
     assert {r.split(" where")[0] for r in data.bad.read().values()} == {"has 0 labels", "has 2 labels"}
 
 
+def test_clips_longer_than_what_is_heard_are_said_aloud(folder, caplog):
+    stream(folder).setup()
+    assert "only their first" not in caplog.text
+    stream(folder, clip_seconds=0.5).setup()
+    assert "clips of up to 1.0 s; only their first 0.5 s are heard (data.clip_seconds)" in caplog.text
+
+
 def test_the_number_of_clips_comes_from_the_manifest_or_is_asked_for(folder):
     assert (stream(folder).train_clips, stream(folder).train_batches()) == (23, 6)
     (folder / "manifest.json").unlink()

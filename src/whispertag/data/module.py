@@ -86,7 +86,9 @@ class ClipData(LightningDataModule):
 
     @cached_property
     def train_shards(self) -> list[Shard]:
-        return find_shards(self.train)
+        shards = find_shards(self.train)
+        log.info("%d shards to train on", len(shards))
+        return shards
 
     @cached_property
     def val_shards(self) -> list[Shard]:
@@ -98,7 +100,13 @@ class ClipData(LightningDataModule):
             if (manifest := Manifest.read(Path(place).expanduser())) and manifest.skipped:
                 for name, reason in manifest.skipped.items():
                     self.bad.add(place, name, f"left out of the shards: {reason}")
-        log.info("%d train and %d validation shards", len(self.train_shards), len(self.val_shards))
+        longest = max(shard.longest for shard in (*self.train_shards, *self.val_shards))
+        if longest > self.clip_seconds and stage != "test":
+            log.warning(
+                "there are clips of up to %.1f s; only their first %.1f s are heard (data.clip_seconds)",
+                longest,
+                self.clip_seconds,
+            )
 
     @property
     def train_clips(self) -> int:

@@ -31,7 +31,7 @@ class ShardError(RuntimeError):
 class Manifest:
     """What a folder of shards holds.
 
-    shards   one {name, clips, bytes, seconds, labels: {label: clips}} each
+    shards   one {name, clips, bytes, seconds, longest (in seconds), labels: {label: clips}} each
     options  what made them: the source and its arguments
     """
 
@@ -130,6 +130,7 @@ class ShardWriter:
             raise self._failed(error) from error
         self._shard["clips"] += 1
         self._shard["seconds"] += seconds
+        self._shard["longest"] = max(self._shard["longest"], round(seconds, 3))
         self._shard["labels"].update(labels)
         if self._shard["clips"] >= self.clips_per_shard:
             self._close_shard()
@@ -142,7 +143,7 @@ class ShardWriter:
         from webdataset import TarWriter
 
         name = f"{self.prefix}-{len(self.manifest.shards):06d}.tar"
-        self._shard = {"name": name, "clips": 0, "seconds": 0.0, "labels": Counter()}
+        self._shard = {"name": name, "clips": 0, "seconds": 0.0, "longest": 0.0, "labels": Counter()}
         self._part = self.folder / f"{name}.{os.getpid()}.part"
         self._file = open(self._part, "wb")  # noqa: SIM115 (closed with the shard)
         self._tar = TarWriter(self._file, encoder=False, mtime=0.0, format="PAX_FORMAT")
@@ -191,6 +192,7 @@ class Shard:
     path: str
     clips: int | None = None
     bytes: int | None = None
+    longest: float = 0.0  # seconds of its longest clip
 
     def damage(self) -> str | None:
         """Why this file is not the one that was written; None if it is, or if nobody knows."""
@@ -220,7 +222,8 @@ def _expand(place: str) -> Iterator[Shard]:
         if not path.is_dir():
             yield Shard(str(path))
         elif manifest := Manifest.read(path):
-            yield from (Shard(str(path / s["name"]), s["clips"], s["bytes"]) for s in manifest.shards)
+            for shard in manifest.shards:
+                yield Shard(str(path / shard["name"]), shard["clips"], shard["bytes"], shard["longest"])
         elif tars := sorted(path.glob("*.tar")):
             yield from (Shard(str(tar)) for tar in tars)
         else:

@@ -25,14 +25,15 @@ def logmel_probe(clips: ClipData, regularisation: float = 0.1) -> Score:
     regression = LogisticRegression(C=regularisation, max_iter=1000)
     if clips.task == "multiclass":
         probe = make_pipeline(StandardScaler(), regression)
-        targets, seen = train_NC.argmax(1), train_NC.any(0)
+        seen = train_NC.any(0)
+        scores_NX = probe.fit(train_NX, train_NC.argmax(1)).predict_log_proba(val_NX)
     else:
         probe = make_pipeline(StandardScaler(), OneVsRestClassifier(regression))
         # A class that no training clip has, or every one, leaves nothing to fit.
         seen = train_NC.any(0) & ~train_NC.all(0)
-        targets = train_NC[:, seen]
+        scores_NX = probe.fit(train_NX, train_NC[:, seen]).decision_function(val_NX)
     logits_NC = np.full(val_NC.shape, -100.0)
-    logits_NC[:, seen] = probe.fit(train_NX, targets).decision_function(val_NX)
+    logits_NC[:, seen] = scores_NX.reshape(len(val_NX), -1)
     return score(torch.from_numpy(logits_NC), torch.from_numpy(val_NC), clips.classes, clips.task)
 
 

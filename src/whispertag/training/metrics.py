@@ -59,7 +59,7 @@ def _multilabel(logits_NC: Tensor, labels_NC: Tensor, classes: ClassTable) -> Sc
     n_clips = len(logits_NC)
     positives_C = labels_NC.sum(dim=0)
     scored_C = (positives_C > 0) & (positives_C < n_clips)
-    ap_C, auc_C = torch.zeros(len(classes)), torch.zeros(len(classes))
+    ap_C, auc_C = torch.zeros(2, len(classes), dtype=torch.float64)
     for c in scored_C.nonzero().flatten().tolist():
         score_N = _between_0_and_1(logits_NC[:, c])
         ap_C[c] = binary_average_precision(score_N, labels_NC[:, c])

@@ -1,0 +1,91 @@
+"""head.safetensors: whole, self-describing, refused where it does not fit."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import whispertag
+from whispertag.labels import ClassTable
+from whispertag.model.backbone import WhisperBackbone
+from whispertag.model.checkpoint import Description, read_head, save_head
+from whispertag.model.heads import TaggingHead
+
+CLASSES = ClassTable(("Flöte ♪", "Säge"), ("/m/1", "/m/2"))
+OPTIONS = {"time": "attend", "layer": "weighted", "first": "layer", "dim": 16, "standardize": True, "n_steps": 25}
+
+
+@pytest.fixture
+def saved(tmp_path, whisper_file):
+    """A head on layers 3 and 1 of a checkpoint by path, with statistics of its own."""
+    backbone = WhisperBackbone(str(whisper_file), layers=[3, 1])
+    torch.manual_seed(0)
+    head = TaggingHead(2, backbone.width, 2, **OPTIONS)
+    head.standardize.fit(torch.randn(2, 64), torch.rand(2, 64) + 0.5)
+    description = Description.of(backbone, OPTIONS, CLASSES, "multilabel", 10.0)
+    description.metrics = {"mAP": 0.5, "d_prime": None}
+    save_head(tmp_path / "head.safetensors", head, description)
+    return tmp_path / "head.safetensors", backbone, head
+
+
+@torch.no_grad()
+def test_it_comes_back_as_it_was(saved, waves):
+    path, backbone, head = saved
+    tagger = whispertag.load(path)
+    expected = head.eval()(backbone.hear(waves)).sigmoid()
+    assert torch.equal(tagger.tag(waves), expected)
+    assert tagger.classes == CLASSES
+    assert tagger.description.metrics == {"mAP": 0.5, "d_prime": None}
+    assert list(tagger.backbone.layers) == [3, 1]
+    assert [p.name for p in path.parent.iterdir() if "part" in p.name] == []
+
+
+@torch.no_grad()
+def test_single_label_heads_give_chances_that_sum_to_1(saved, waves):
+    path, backbone, head = saved
+    save_head(path, head, Description.of(backbone, OPTIONS, CLASSES, "multiclass", 10.0))
+    assert torch.allclose(whispertag.load(path).tag(waves).sum(dim=1), torch.ones(5))
+
+
+def test_another_backbone_is_refused(saved, tmp_path, whisper_file):
+    path, *_ = saved
+    checkpoint = torch.load(whisper_file, weights_only=True)
+    checkpoint["model_state_dict"]["encoder.conv1.bias"] += 1
+    torch.save(checkpoint, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"trained on the backbone .*own\.pt with fingerprint \w+, but .*other\.pt"):
+        whispertag.load(path, model=str(tmp_path / "other.pt"))
+    (tmp_path / "moved.pt").write_bytes(whisper_file.read_bytes())
+    assert whispertag.load(path, model=str(tmp_path / "moved.pt")).backbone.name.endswith("moved.pt")
+
+
+def test_files_that_are_no_heads_are_named(tmp_path, saved):
+    path, *_ = saved
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        whispertag.load(tmp_path / "nowhere")
+    (tmp_path / "text").write_text("no tensors here")
+    with pytest.raises(ValueError, match="text: not a safetensors file"):
+        whispertag.load(tmp_path / "text")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other")
+    with pytest.raises(ValueError, match="other: a safetensors file, but not one of whispertag's"):
+        whispertag.load(tmp_path / "other")
+    save_file({"a": torch.zeros(1)}, tmp_path / "later", metadata={"whispertag": json.dumps({"format": 99})})
+    with pytest.raises(ValueError, match="later: format 99"):
+        whispertag.load(tmp_path / "later")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        read_head(path)
+
+
+def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
+    path, _, head = saved
+    description, _ = read_head(path)
+    before = path.read_bytes()
+
+    def full_disk(*_args, **_kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    with pytest.raises(OSError):
+        save_head(path, head, description)
+    assert path.read_bytes() == before
