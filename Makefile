@@ -26,7 +26,7 @@ lint: $(VENV)/dev  ## style, imports, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/dev  ## speed against naive references, into benchmarks/README.md's terms
+bench: $(VENV)/dev  ## speed of the backbone against the plain way (see benchmarks/README.md)
 	$(BIN)/python benchmarks/hearing.py
 
 clean:  ## remove the environment and caches; runs and data stay

@@ -32,7 +32,9 @@ def run(config: DictConfig, result) -> None:
     with recording(result):
         # 1. What is heard, what hears it, what learns.
         clips = build.data(config, result)
-        backbone = build.backbone(config)
+        backbone = build.backbone(config)  # before shards are made: weights may not be there
+        clips.prepare_data()
+        clips.setup()
         tagger = build.tagger(config, backbone, clips)
         trainer = build.trainer(config, result)
         result.describe(tagger, clips)

@@ -1,6 +1,7 @@
 """Config → objects. The only file besides train.py that knows Hydra; imports what is heavy late."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,13 +111,11 @@ def _set_aside(folder: Path, started: str) -> None:
 
 
 def data(config: DictConfig, result: "Result") -> "ClipData":
-    """The data module, its shards made if they were missing."""
+    """The data module; nothing is made or read yet but tables."""
     from whispertag.data.ledger import BadClips
 
     clips = instantiate(config.data, _convert_="all")
     clips.bad = BadClips(Path(result.folder) / "bad_clips.jsonl")
-    clips.prepare_data()
-    clips.setup()
     return clips
 
 
@@ -204,6 +203,7 @@ def _loggers(config: DictConfig, result: "Result") -> list[Any]:
         raise ValueError(f"logger.mode={config.logger.mode}: give offline, online or disabled")
     loggers: list[Any] = [CSVLogger(result.folder, name="metrics")]
     if config.logger.mode != "disabled":
+        os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
         from pytorch_lightning.loggers import WandbLogger
 
