@@ -59,6 +59,24 @@ def test_states_at_30_s_equal_those_hooked_out_of_whisper(whisper_file, model, w
     assert torch.allclose(whole[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", ["tiny", *(pytest.param(s, marks=pytest.mark.slow) for s in ("base", "small"))])
+@torch.no_grad()
+def test_checkpoints_of_true_dimensions(size, tmp_path, waves):
+    """Written as OpenAI does, read by both."""
+    from whisper.model import ModelDimensions, Whisper
+
+    n_layers, width, n_heads = {"tiny": (4, 384, 6), "base": (6, 512, 8), "small": (12, 768, 12)}[size]
+    dims = ModelDimensions(80, 1500, width, n_heads, n_layers, 51865, 448, width, n_heads, n_layers)
+    torch.manual_seed(0)
+    weights = {k: v.half() for k, v in Whisper(dims).state_dict().items()}
+    torch.save({"dims": vars(dims), "model_state_dict": weights}, tmp_path / f"{size}.pt")
+    model = whisper.load_model(str(tmp_path / f"{size}.pt"), device="cpu")
+    backbone = WhisperBackbone(str(tmp_path / f"{size}.pt"))
+    assert (backbone.n_layers, backbone.width) == (n_layers, width)
+    expected = by_hand(model, whisper.log_mel_spectrogram(waves[4]), range(n_layers), 20)
+    assert torch.allclose(backbone.hear(waves[4:])[0], expected, atol=1e-5)
+
+
 @torch.no_grad()
 def test_packed_clips_are_the_thirds_of_a_window(whisper_file, model, waves):
     backbone = WhisperBackbone(str(whisper_file), context="packed")
@@ -147,6 +165,7 @@ def test_multiply_adds_are_those_published(size, at_10_s, at_30_s, monkeypatch):
         packed = WhisperBackbone(size, weights="random", context="packed")
     assert cut.macs_per_clip(10) / 1e9 == pytest.approx(at_10_s, rel=0.01)
     assert padded.macs_per_clip(10) / 1e9 == pytest.approx(at_30_s, rel=0.01)
+    assert WhisperBackbone("nano", weights="random", dtype="bfloat16").macs_per_clip(10) == 704_512_000
     assert packed.macs_per_clip(10) == pytest.approx(padded.macs_per_clip(10) / 3)
 
 

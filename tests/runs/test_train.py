@@ -199,6 +199,9 @@ def test_ctrl_c_is_recorded_and_says_how_to_go_on():
         (["head.layer_heads=7"], "7 attention heads do not divide a width of 128"),
         (["logger.mode=cloud"], "logger.mode=cloud: give offline, online or disabled"),
         (["sweep=heads"], "sweep=heads is a sweep: run it with -m"),
+        pytest.param(
+            ["trainer=gpu"], "gpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+        ),
         (["context=5"], "clips of 10 s do not fit a context of 5 s"),
         (["head.dimm=3"], "Key 'dimm' is not in struct"),
         (["heads=tl_tr"], "heads"),

@@ -1,6 +1,7 @@
 """Config → objects. The only file besides train.py that knows Hydra; imports what is heavy late."""
 
 import hashlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from whispertag.model.checkpoint import Description
     from whispertag.runs.result import Result
     from whispertag.training.tagger import Tagger
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT = "last.ckpt"
 HEAD = "head.safetensors"
@@ -47,12 +50,21 @@ def plain_errors() -> Iterator[None]:
     """What a user can mend ends a single run with one line; a sweep goes on with its next job."""
     try:
         yield
-    except (InstantiationException, MissingMandatoryValue, ValueError, OSError, RuntimeError) as error:
+    except Exception as error:
+        from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
         from whispertag.data.shards import ShardError
         from whispertag.model.backbone import WeightsUnavailable
 
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        plain = (ShardError, WeightsUnavailable, MissingMandatoryValue, ValueError, OSError)
+        plain = (
+            ShardError,
+            WeightsUnavailable,
+            MissingMandatoryValue,
+            MisconfigurationException,
+            ValueError,
+            OSError,
+        )
         if _hydra().mode == RunMode.MULTIRUN or not isinstance(cause, plain):
             raise
         record = Path(_hydra().runtime.output_dir) / "result.json"
@@ -156,7 +168,6 @@ def tagger(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -
 
 def trainer(config: DictConfig, result: "Result") -> "Trainer":
     """Lightning's trainer with the callbacks and loggers asked for, and those a run cannot do without."""
-    import logging
     import warnings
 
     from pytorch_lightning.callbacks import ModelCheckpoint
@@ -227,7 +238,10 @@ def _loggers(config: DictConfig, result: "Result") -> list[Any]:
 def checkpoint(config: DictConfig, result: "Result") -> str | None:
     """What fit goes on from: the folder's last checkpoint, if resuming and there is one."""
     path = Path(result.folder) / CHECKPOINT
-    return str(path) if config.resume and path.exists() else None
+    if not (config.resume and path.exists()):
+        return None
+    log.info("going on from %s", path)
+    return str(path)
 
 
 def description(config: DictConfig, tagger: "Tagger", clips: "ClipData") -> "Description":
