@@ -21,6 +21,7 @@ def test_names_are_short_single_folders_and_never_two_alike():
         ({"a": {"b": 1}, "seed": 0}, ""),
         ({"a": {"b": 2}, "seed": 0}, "a.b"),
         ({"a": {"b": 1}, "seed": 0, "resume": True, "logger": {"mode": "x"}}, ""),
+        ({"a": {"b": 1}, "seed": 0, "trainer": {"enable_progress_bar": False}}, "trainer"),
         ({"a": {"b": 1}}, "seed"),
     ],
 )

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "last.ckpt"
 HEAD = "head.safetensors"
 # What may differ between a run and its resumption: how it is run and shown, not what it computes.
-_FREE = ("resume", "study", "baseline", "logger", "folder")
+_FREE = {"resume", "study", "baseline", "folder", "data.folder", "logger"}
+_FREE |= {"trainer.enable_progress_bar", "trainer.log_every_n_steps"}
 
 
 def run_name(overrides: str) -> str:
@@ -104,12 +105,14 @@ def begin(config: DictConfig) -> "Result":
 
 def _differences(old: dict[str, Any], new: dict[str, Any], at: str = "") -> str:
     """The first key whose value differs, or ''."""
-    for key in sorted({*old, *new} - (set() if at else set(_FREE))):
+    for key in sorted({*old, *new}):
         was, now = old.get(key), new.get(key)
+        if f"{at}{key}" in _FREE:
+            continue
         if isinstance(was, dict) and isinstance(now, dict):
             if found := _differences(was, now, f"{at}{key}."):
                 return found
-        elif was != now and f"{at}{key}" != "data.workers":
+        elif was != now:
             return f"{at}{key}"
     return ""
 
