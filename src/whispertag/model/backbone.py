@@ -116,15 +116,15 @@ class WhisperBackbone(nn.Module):
         return super().train(False)
 
     def n_steps(self, clip_seconds: float) -> int:
-        """T of a clip of that length: whole steps only."""
-        return round(clip_seconds * SAMPLE_RATE) // (SAMPLES_PER_POSITION * self.pool)
+        """T of a clip of that length: whole steps only. Raises ValueError if there is not one."""
+        if not (n_steps := round(clip_seconds * SAMPLE_RATE) // (SAMPLES_PER_POSITION * self.pool)):
+            raise ValueError(f"clips of {clip_seconds:g} s are shorter than one step (pool={self.pool})")
+        return n_steps
 
     def hear(self, wave_BS: Tensor) -> Tensor:
         """wave_BS (16 kHz, at most `context` seconds) → states_BLTD of the clips' own steps."""
-        n_clips, n_samples = wave_BS.shape
-        n_steps = self.n_steps(n_samples / SAMPLE_RATE)
-        if not n_steps:
-            raise ValueError(f"clips of {n_samples} samples are shorter than one step (pool={self.pool})")
+        n_clips, seconds = len(wave_BS), wave_BS.shape[1] / SAMPLE_RATE
+        n_steps, per_window = self.n_steps(seconds), self.clips_per_window(seconds)
         if not self.packed:
             # One by one on the CPU: as fast, and a clip's states are the same bits in any batch.
             parts = wave_BS.split(1) if wave_BS.device.type == "cpu" else [wave_BS]
@@ -132,7 +132,6 @@ class WhisperBackbone(nn.Module):
             return torch.cat([self(mel_BMF)[:, :, :n_steps] for mel_BMF in mels])
         # Whole steps side by side, so that no step holds two clips.
         stride = n_steps * self.pool * SAMPLES_PER_POSITION
-        per_window = self.clips_per_window(n_samples / SAMPLE_RATE)
         windows_BS = F.pad(wave_BS[:, :stride], (0, 0, 0, -n_clips % per_window)).reshape(-1, per_window * stride)
         states_BLTD = self(log_mel(pad_seconds(windows_BS, WINDOW_SECONDS), self.n_mels))
         states_BLTD = states_BLTD[:, :, : per_window * n_steps].unflatten(2, (per_window, n_steps))
@@ -144,6 +143,12 @@ class WhisperBackbone(nn.Module):
         return count_macs(self, (1, self.n_mels, n_frames)) / self.clips_per_window(clip_seconds)
 
     def clips_per_window(self, clip_seconds: float) -> int:
+        """1, or how many are packed side by side. Raises ValueError for clips that fit no window."""
+        if clip_seconds > self.seconds:
+            raise ValueError(
+                f"clips of {clip_seconds:g} s do not fit a context of {self.seconds:g} s: "
+                "raise `context` or lower `data.clip_seconds`"
+            )
         stride = self.n_steps(clip_seconds) * self.pool * SAMPLES_PER_POSITION
         return WINDOW_SECONDS * SAMPLE_RATE // stride if self.packed else 1
 
@@ -183,9 +188,9 @@ def find_checkpoint(name: str, download_root: str | None = None) -> Path:
     """A model name or path → a checkpoint file on disk, downloaded and checksummed by whisper."""
     import whisper
 
-    if Path(name).is_file():
-        return Path(name)
     if name not in whisper.available_models():
+        if Path(name).expanduser().is_file():
+            return Path(name).expanduser()
         raise WeightsUnavailable(
             f"model.name={name}: no such file, and no model of that name; known: "
             f"{', '.join(whisper.available_models())} (or pass weights=random)"

@@ -40,6 +40,8 @@ class Tagger(LightningModule):
         remember: int = 0,
     ):
         super().__init__()
+        if epochs < 1:
+            raise ValueError(f"trainer.max_epochs={epochs}: give 1 or more, the schedule needs an end")
         self.backbone, self.head, self.augment, self.optim = backbone, head, augment, optim
         self.classes, self.task, self.seed = classes, task, seed
         self.memo = StateMemo(backbone, remember)
