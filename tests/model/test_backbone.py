@@ -8,7 +8,8 @@ import torch.nn.functional as F
 import whisper
 
 from whispertag.audio import log_mel
-from whispertag.model.backbone import WeightsUnavailable, WhisperBackbone
+from whispertag.model.backbone import WhisperBackbone
+from whispertag.model.weights import WeightsUnavailable
 
 
 def by_hand(model, mel_MF, layers, pool):
@@ -146,7 +147,7 @@ def test_every_openai_name_has_its_size(name, monkeypatch):
     expected = published.get(name.split(".")[0].split("-")[0], (32, 1280, 80))
     if name in ("large-v3", "large", "turbo", "large-v3-turbo"):
         expected = (32, 1280, 128)
-    monkeypatch.setattr("whispertag.model.backbone._digest", lambda encoder: "not computed")
+    monkeypatch.setattr("whispertag.model.backbone.digest", lambda encoder: "not computed")
     with torch.device("meta"):
         backbone = WhisperBackbone(name, weights="random")
     assert (backbone.n_layers, backbone.width, backbone.n_mels) == expected
@@ -158,7 +159,7 @@ def test_every_openai_name_has_its_size(name, monkeypatch):
     + [("large-v2", 337.8, 1136.3), ("large-v3", 338.0, 1136.9)],
 )
 def test_multiply_adds_are_those_published(size, at_10_s, at_30_s, monkeypatch):
-    monkeypatch.setattr("whispertag.model.backbone._digest", lambda encoder: "not computed")
+    monkeypatch.setattr("whispertag.model.backbone.digest", lambda encoder: "not computed")
     with torch.device("meta"):
         cut = WhisperBackbone(size, weights="random")
         padded = WhisperBackbone(size, weights="random", context=30)

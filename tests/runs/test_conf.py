@@ -84,7 +84,7 @@ def test_every_head_builds_and_tags(option):
 @pytest.mark.parametrize("option", [o for g, o in FILES if g == "model"])
 def test_every_model_builds(option, monkeypatch):
     config = composed(f"model={option}", "weights=random")
-    monkeypatch.setattr("whispertag.model.backbone._digest", lambda encoder: "not computed")
+    monkeypatch.setattr("whispertag.model.backbone.digest", lambda encoder: "not computed")
     with torch.device("meta"):  # true sizes at no cost
         backbone = instantiate(config.model, weights=config.weights, context=config.context)
     assert isinstance(backbone, WhisperBackbone) and backbone.name == config.model.name

@@ -1,11 +1,8 @@
 """WhisperBackbone: a frozen Whisper encoder that hands out the pooled states of chosen layers."""
 
-import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +11,6 @@ from torch import Tensor, nn
 
 from whispertag.audio import (
     HOP_LENGTH,
-    N_POSITIONS,
     SAMPLE_RATE,
     SAMPLES_PER_POSITION,
     WINDOW_SECONDS,
@@ -23,29 +19,17 @@ from whispertag.audio import (
 )
 from whispertag.model.layers import layer_indices
 from whispertag.model.macs import count_macs
+from whispertag.model.weights import (
+    RANDOM_SEED,
+    build_encoder,
+    digest,
+    find_checkpoint,
+    random_sizes,
+    read_encoder,
+    sha256,
+)
 
 log = logging.getLogger(__name__)
-
-# Encoder sizes: mel bands, width, attention heads, layers. Needed only where there is no checkpoint
-# to read them from (weights=random). "nano" is this project's own.
-_SIZES = {
-    "nano": (80, 128, 4, 4),
-    "tiny": (80, 384, 6, 4),
-    "base": (80, 512, 8, 6),
-    "small": (80, 768, 12, 12),
-    "medium": (80, 1024, 16, 24),
-    "large-v1": (80, 1280, 20, 32),
-    "large-v2": (80, 1280, 20, 32),
-    "large-v3": (128, 1280, 20, 32),
-    "large": (128, 1280, 20, 32),
-    "large-v3-turbo": (128, 1280, 20, 32),
-    "turbo": (128, 1280, 20, 32),
-}
-RANDOM_SEED = 0  # of weights=random: the same everywhere, so that heads on them can be shared
-
-
-class WeightsUnavailable(RuntimeError):
-    """The checkpoint is neither here nor to be had; the message says what to do."""
 
 
 class WhisperBackbone(nn.Module):
@@ -90,7 +74,7 @@ class WhisperBackbone(nn.Module):
         self.compute_dtype = getattr(torch, dtype) if dtype else None
 
         if weights == "random":
-            sizes, state = self._random_sizes(name), None
+            sizes, state = random_sizes(name), None
             log.warning("backbone %s has RANDOM weights (weights=random, seed %d)", name, RANDOM_SEED)
         elif weights == "pretrained":
             path = find_checkpoint(name, download_root)
@@ -100,16 +84,10 @@ class WhisperBackbone(nn.Module):
         self.n_mels, self.width, _, self.n_layers = sizes
         self.layers = layer_indices(layers, self.n_layers)
 
-        self.encoder: Any = _build_encoder(sizes, state, depth=max(self.layers) + 1)
-        self.fingerprint = sha256(path) if state else f"random:{_digest(self.encoder)}"
+        self.encoder: Any = build_encoder(sizes, state, depth=max(self.layers) + 1)
+        self.fingerprint = sha256(path) if state else f"random:{digest(self.encoder)}"
         self.requires_grad_(False)
         self.eval()
-
-    def _random_sizes(self, name: str) -> tuple[int, int, int, int]:
-        base = name.removesuffix(".en")
-        if base not in _SIZES:
-            raise ValueError(f"weights=random needs a known size: {', '.join(_SIZES)}; not {name!r}")
-        return _SIZES[base]
 
     def train(self, mode: bool = True) -> "WhisperBackbone":
         """Stays in evaluation mode, whatever the module around it does."""
@@ -182,76 +160,3 @@ class WhisperBackbone(nn.Module):
 def _no_autocast(device: torch.device):
     # The meta device, on which multiply-adds are counted, knows no autocast.
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
-
-
-def find_checkpoint(name: str, download_root: str | None = None) -> Path:
-    """A model name or path → a checkpoint file on disk, downloaded and checksummed by whisper."""
-    import whisper
-
-    if name not in whisper.available_models():
-        if Path(name).expanduser().is_file():
-            return Path(name).expanduser()
-        raise WeightsUnavailable(
-            f"model.name={name}: no such file, and no model of that name; known: "
-            f"{', '.join(whisper.available_models())} (or pass weights=random)"
-        )
-    root = download_root or os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "whisper")
-    try:
-        return Path(whisper._download(whisper._MODELS[name], root, in_memory=False))
-    except (OSError, RuntimeError) as error:  # no network, full disk | wrong checksum
-        file = Path(root) / Path(whisper._MODELS[name]).name
-        raise WeightsUnavailable(
-            f"the weights of {name} are not at {file} and could not be downloaded ({error}): put OpenAI's "
-            f"file there, or pass model.name=<path of a checkpoint>, or weights=random"
-        ) from error
-
-
-def read_encoder(path: Path) -> tuple[tuple[int, int, int, int], dict[str, Tensor]]:
-    """An OpenAI checkpoint file → encoder sizes and the encoder's tensors; nothing is unpickled."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        dims, weights = checkpoint["dims"], checkpoint["model_state_dict"]
-        sizes = tuple(dims[k] for k in ("n_mels", "n_audio_state", "n_audio_head", "n_audio_layer"))
-    except OSError:
-        raise
-    except Exception as error:  # the unpickler answers garbage with whatever it stumbles over
-        raise ValueError(
-            f"{path}: not a Whisper checkpoint in OpenAI's format ({type(error).__name__}: {error})"
-        ) from error
-    prefix = "encoder."
-    return sizes, {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-
-
-def _build_encoder(sizes: tuple[int, int, int, int], state: dict[str, Tensor] | None, depth: int) -> Any:
-    """The first `depth` blocks of an encoder, in float32."""
-    from whisper.model import AudioEncoder
-
-    n_mels, width, n_heads, n_layers = sizes
-    if state is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_SEED)
-            encoder = AudioEncoder(n_mels, N_POSITIONS, width, n_heads, n_layers)
-        # PyTorch's initial convolutions whisper beside the position embedding; so scaled, states are
-        # made of sound (ESC-10, TL-TR, 5 folds: 82.5 % against 76.3 %).
-        for conv in (encoder.conv1, encoder.conv2):
-            for parameter in conv.parameters():
-                parameter.data.mul_(8)
-        del encoder.blocks[depth:]
-    else:
-        with torch.device("meta"):  # no time and memory for weights that are replaced at once
-            encoder = AudioEncoder(n_mels, N_POSITIONS, width, n_heads, depth)
-        wanted = encoder.state_dict().keys()
-        if missing := wanted - state.keys():
-            raise ValueError(f"the checkpoint lacks encoder.{min(missing)}")
-        encoder.load_state_dict({k: state[k].float() for k in wanted}, assign=True)
-    return encoder
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(encoder: Any) -> str:
-    """Tells random weights of one torch version from those of another, without reading gigabytes."""
-    return hashlib.sha256(encoder.conv1.weight.detach().numpy().tobytes()).hexdigest()[:16]

@@ -1,6 +1,5 @@
 """Config → objects. The only file besides train.py that knows Hydra; imports what is heavy late."""
 
-import hashlib
 import logging
 import os
 import sys
@@ -16,6 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from whispertag.runs.folder import first_difference, run_name, set_aside
+
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
@@ -29,20 +30,6 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "last.ckpt"
 HEAD = "head.safetensors"
-# What may differ between a run and its resumption: how it is run and shown, not what it computes.
-_FREE = {"resume", "study", "baseline", "folder", "data.folder", "logger"}
-_FREE |= {"trainer.enable_progress_bar", "trainer.log_every_n_steps"}
-
-
-def run_name(overrides: str) -> str:
-    """A folder's name for a run, from what it overrides: without slashes, short, never two alike."""
-    name = overrides.replace("/", "_").strip(",") or "defaults"
-    if len(name) <= 120 and "/" not in overrides:
-        return name
-    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
-    return f"{name[:110]}~{digest}"
-
-
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
@@ -55,7 +42,7 @@ def plain_errors() -> Iterator[None]:
         from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
         from whispertag.data.shards import ShardError
-        from whispertag.model.backbone import WeightsUnavailable
+        from whispertag.model.weights import WeightsUnavailable
 
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         plain = (
@@ -92,37 +79,15 @@ def begin(config: DictConfig) -> "Result":
     new = Result(list(_hydra().overrides.task), asked, folder=str(folder))
     old = Result.read(folder)
     if old and config.resume:
-        if changed := _differences(old.config, asked):
+        if changed := first_difference(old.config, asked):
             raise ValueError(
                 f"cannot resume {folder}: {changed} differs from when it was begun; run it without resume=true"
             )
         new.wandb_id = old.wandb_id
         return old if old.status == "done" else new
     if old:
-        _set_aside(folder, old.started)
+        set_aside(folder, old.started)
     return new
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], at: str = "") -> str:
-    """The first key whose value differs, or ''."""
-    for key in sorted({*old, *new}):
-        was, now = old.get(key), new.get(key)
-        if f"{at}{key}" in _FREE:
-            continue
-        if isinstance(was, dict) and isinstance(now, dict):
-            if found := _differences(was, now, f"{at}{key}."):
-                return found
-        elif was != now:
-            return f"{at}{key}"
-    return ""
-
-
-def _set_aside(folder: Path, started: str) -> None:
-    earlier = folder / "earlier" / started.replace(":", "")
-    earlier.mkdir(parents=True)
-    for path in folder.iterdir():
-        if path.name not in (".hydra", "earlier") and path.suffix != ".log":
-            path.rename(earlier / path.name)
 
 
 def data(config: DictConfig, result: "Result") -> "ClipData":

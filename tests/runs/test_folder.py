@@ -1,6 +1,6 @@
 import pytest
 
-from whispertag.runs.build import _differences, run_name
+from whispertag.runs.folder import first_difference, run_name
 
 
 def test_a_run_is_named_by_what_it_overrides():
@@ -26,4 +26,4 @@ def test_names_are_short_single_folders_and_never_two_alike():
     ],
 )
 def test_the_first_difference_that_matters_is_named(new, key):
-    assert _differences({"a": {"b": 1}, "seed": 0, "resume": False}, new) == key
+    assert first_difference({"a": {"b": 1}, "seed": 0, "resume": False}, new) == key
