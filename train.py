@@ -18,7 +18,7 @@ from whispertag.runs import build  # imports nothing heavy, so that --help answe
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
-    with build.plain_errors():
+    with build.plain_errors(), build.claimed_folder():
         result = build.begin(config)
         if result.status != "done":
             run(config, result)
@@ -32,7 +32,7 @@ def run(config: DictConfig, result) -> None:
     with recording(result):
         # 1. What is heard, what hears it, what learns.
         clips = build.data(config, result)
-        backbone = build.backbone(config)  # before shards are made: weights may not be there
+        backbone = build.backbone(config, clips)  # before shards are made: weights may not be there
         clips.prepare_data()
         clips.setup()
         tagger = build.tagger(config, backbone, clips)
@@ -46,14 +46,14 @@ def run(config: DictConfig, result) -> None:
         finally:
             result.conclude(trainer, tagger, clips)
 
-        # 3. What a probe on log-mel statistics makes of the same clips.
+        # 3. The artefact people share.
+        save_head(f"{result.folder}/{build.HEAD}", tagger.head, build.description(config, tagger, clips))
+
+        # 4. What a probe on log-mel statistics makes of the same clips.
         if config.baseline:
             from whispertag.studies.logmel import logmel_probe
 
             result.baseline = logmel_probe(clips).figures
-
-        # 4. The artefact people share.
-        save_head(f"{result.folder}/{build.HEAD}", tagger.head, build.description(config, tagger, clips))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class ClassTable:
     @classmethod
     def from_csv(cls, path: str | PathLike[str]) -> "ClassTable":
         """Read a table with a column `name` (or Google's `display_name`) and, if there, `mid`."""
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(Path(path).expanduser(), newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
         column = next((c for c in ("name", "display_name") if rows and c in rows[0]), None)
         if column is None:

@@ -113,6 +113,58 @@ def test_an_own_folder_with_a_csv(tmp_path):
         own(tmp_path / "clips", tmp_path / "labels.csv", tmp_path / "kept")
 
 
+def csv_of(tmp_path, rows: str):
+    (tmp_path / "labels.csv").write_text("filename,labels,split\n" + rows)
+    return tmp_path / "clips", tmp_path / "labels.csv", tmp_path / "kept"
+
+
+def test_csv_rows_that_make_no_sense_are_named(tmp_path, esc_folder):
+    with pytest.raises(ValueError, match=r"labels\.csv: 'a\.wav' stands in it 2 times; a file has one row"):
+        own(*csv_of(tmp_path, "a.wav,saw,train\na.wav,drill,train\nb.wav,saw,val\n"))
+    with pytest.raises(ValueError, match=r"labels\.csv: no clip has a label"):
+        own(*csv_of(tmp_path, "a.wav\nb.wav,,val\n"))
+    table = esc_folder / "meta" / "birds.csv"
+    table.write_text(table.read_text().replace(",7,robin", ",x,robin"))
+    with pytest.raises(ValueError, match=r"birds\.csv: 1-b\.flac: target 'x' is not a number"):
+        read_esc50(esc_folder)
+
+
+def test_other_splits_are_left_out_aloud_and_case_does_not_matter(tmp_path, caplog):
+    for name in "abc":
+        recording(tmp_path / "clips" / f"{name}.wav")
+    data = own(*csv_of(tmp_path, "a.wav,saw,Train\nb.wav,saw,VAL\nc.wav,saw,test\n"))
+    data.prepare_data()
+    assert "1 clips of split 'test' are not used" in caplog.text
+    assert {p.parent.name for p in (tmp_path / "kept").rglob("*.tar")} == {"train", "val"}
+
+
+def test_files_that_differ_in_their_extension_keep_keys_of_their_own(tmp_path):
+    for name in ("twin.wav", "twin.flac", "val.wav"):
+        recording(tmp_path / "clips" / name)
+    data = own(*csv_of(tmp_path, "twin.wav,a,train\ntwin.flac,b,train\nval.wav,a,val\n"), workers=0)
+    data.prepare_data()
+    assert len({k for b in data.train_dataloader() for k in b["key"]}) == 2
+
+
+def test_a_split_without_one_usable_clip_says_why(tmp_path):
+    recording(tmp_path / "clips" / "a.wav")
+    data = own(*csv_of(tmp_path, "a.wav,a,train\ngone.wav,a,val\n"))
+    data.prepare_data()
+    with pytest.raises(ShardError, match=r"val: not one clip could be used; the first: gone\.wav: .*No such file"):
+        data.setup()
+
+
+def test_another_recording_of_the_same_size_gets_new_shards(tmp_path):
+    for name in "ab":
+        recording(tmp_path / "clips" / f"{name}.wav")
+    rows = "a.wav,saw,train\nb.wav,saw,val\n"
+    first = own(*csv_of(tmp_path, rows)).train
+    path = tmp_path / "clips" / "a.wav"
+    size = path.stat().st_size
+    soundfile.write(path, np.zeros(8000), 16_000)
+    assert path.stat().st_size == size and own(*csv_of(tmp_path, rows)).train != first
+
+
 def test_the_synthetic_set_is_the_same_whatever_its_size(tmp_path):
     small = synthetic(tmp_path, n_train=3, n_eval=2, workers=0)
     large = synthetic(tmp_path, n_train=5, n_eval=2, workers=0)

@@ -11,6 +11,7 @@ from whispertag.labels import ClassTable
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.checkpoint import Description, read_head, save_head
 from whispertag.model.heads import TaggingHead
+from whispertag.model.weights import WeightsUnavailable
 
 CLASSES = ClassTable(("Flöte ♪", "Säge"), ("/m/1", "/m/2"))
 OPTIONS = {"time": "attend", "layer": "weighted", "first": "layer", "dim": 16, "standardize": True, "n_steps": 25}
@@ -57,6 +58,20 @@ def test_another_backbone_is_refused(saved, tmp_path, whisper_file):
         whispertag.load(path, model=str(tmp_path / "other.pt"))
     (tmp_path / "moved.pt").write_bytes(whisper_file.read_bytes())
     assert whispertag.load(path, model=str(tmp_path / "moved.pt")).backbone.name.endswith("moved.pt")
+
+
+def test_a_backbone_that_is_not_where_it_was_is_asked_for(saved, tmp_path):
+    path, _, head = saved
+    description, _ = read_head(path)
+    description.backbone["name"] = "/moved/away.pt"
+    save_head(path, head, description)
+    with pytest.raises(WeightsUnavailable, match=r"away\.pt.*pass load\(…, model=<path"):
+        whispertag.load(path)
+
+
+def test_a_path_is_kept_whole(whisper_file, monkeypatch):
+    monkeypatch.chdir(whisper_file.parent)
+    assert WhisperBackbone("own.pt").name == str(whisper_file)
 
 
 def test_files_that_are_no_heads_are_named(tmp_path, saved):

@@ -1,6 +1,6 @@
 import pytest
 
-from whispertag.runs.folder import first_difference, run_name
+from whispertag.runs.folder import claim, first_difference, run_name, set_aside
 
 
 def test_a_run_is_named_by_what_it_overrides():
@@ -13,6 +13,19 @@ def test_names_are_short_single_folders_and_never_two_alike():
     names = [run_name(o) for o in (long, long + "y", "data.root=/a/b", "data.root=_a_b")]
     assert len(set(names)) == 4
     assert all("/" not in n and len(n) <= 120 for n in names)
+
+
+def test_names_fit_a_file_system_in_any_script():
+    assert len(run_name("data.root=" + "录音" * 80).encode()) <= 120
+
+
+def test_a_folder_is_held_by_one_run_at_a_time(tmp_path):
+    held = pytest.raises(ValueError, match="still going on in another process")
+    with claim(tmp_path), held, claim(tmp_path):
+        pass
+    with claim(tmp_path):
+        set_aside(tmp_path, "2026")
+    assert (tmp_path / ".lock").exists()
 
 
 @pytest.mark.parametrize(

@@ -47,3 +47,13 @@ def test_classes_that_no_training_clip_has_are_no_error(tmp_path):
     wide = ClassTable(("low", "high", "never"))
     data = ClipData([folder], [folder], wide, clip_seconds=1.0, workers=0)
     assert logmel_probe(data).figures["classes_scored"] == 2
+
+
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+def test_one_class_alone_is_no_error(tmp_path, task):
+    with ShardWriter(tmp_path / "s", "x", {}) as writer:
+        for i in range(4):
+            writer.write(str(i), np.ones(16_000, np.float32) * 0.1 * i, ["saw"])
+    data = ClipData([tmp_path / "s"], [tmp_path / "s"], ClassTable(("saw",)), task, clip_seconds=1.0, workers=0)
+    figures = logmel_probe(data).figures
+    assert figures.get("accuracy") == 1 if task == "multiclass" else figures["mAP"] is None

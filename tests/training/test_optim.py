@@ -37,5 +37,7 @@ def test_one_cycle_rises_then_falls_and_never_is_zero():
     assert 0 < min(found) < 1e-4
 
 
-def test_more_steps_than_planned_do_not_start_another_cycle():
-    assert OneCycle().lr_factor(epoch=5.0, epochs=4) == 0
+def test_steps_beyond_the_plan_are_taken_like_the_last():
+    optimizer = OneCycle().optimizer([torch.nn.Parameter(torch.zeros(1))])
+    (factor,) = schedule(OneCycle(), optimizer, 10, 4).lr_lambdas
+    assert factor(100) == factor(40) == factor(39) > 0

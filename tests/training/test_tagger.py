@@ -207,6 +207,14 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(clips, tmp_
     assert same(weights(whole), weights(resumed)), "bit for bit"
 
 
+def test_a_run_killed_after_its_last_epoch_is_averaged_all_the_same(clips, tmp_path):
+    whole = make(epochs=3)
+    trainer(AverageEpochs(1, 3), last_checkpoint(tmp_path), enable_checkpointing=True).fit(whole, clips)
+    resumed = make(epochs=3, seed=5)
+    trainer(AverageEpochs(1, 3)).fit(resumed, clips, ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
+    assert same(weights(whole), weights(resumed))
+
+
 def test_checkpoints_hold_the_head_alone_and_refuse_others(clips, tmp_path):
     tagger = make()
     trainer(last_checkpoint(tmp_path), epochs=1, enable_checkpointing=True).fit(tagger, clips)

@@ -20,8 +20,9 @@ class BadClips:
     def add(self, shard: str, key: str | None, reason: str) -> None:
         """A clip, or with key None what became of a whole shard."""
         name = f"{shard}:{key}" if key else shard
-        if self._clips.setdefault(name, reason) is not reason:
+        if name in self._clips:
             return
+        self._clips[name] = reason
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"clip": name, "reason": reason}, ensure_ascii=False) + "\n")

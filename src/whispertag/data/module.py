@@ -19,6 +19,7 @@ from whispertag.data.stages import (
     batched,
     decode,
     list_shards,
+    miss_lost,
     note_broken_tar,
     parse,
     shuffled,
@@ -76,7 +77,7 @@ class ClipData(LightningDataModule):
         self.classes, self.task, self.clip_seconds = classes, task, clip_seconds
         self.batch_size, self.workers, self.label_key = batch_size, workers, label_key
         self.shuffle, self.max_bad, self.seed = shuffle, max_bad, seed
-        self._n_train, self._prepare = n_train, prepare
+        self._n_train, self._prepare, self._warned = n_train, prepare, False
         self.bad = BadClips("bad_clips.jsonl")
 
     def prepare_data(self) -> None:
@@ -101,7 +102,8 @@ class ClipData(LightningDataModule):
                 for name, reason in manifest.skipped.items():
                     self.bad.add(place, name, f"left out of the shards: {reason}")
         longest = max(shard.longest for shard in (*self.train_shards, *self.val_shards))
-        if longest > self.clip_seconds and stage != "test":
+        if longest > self.clip_seconds and not self._warned:
+            self._warned = True
             log.warning(
                 "there are clips of up to %.1f s; only their first %.1f s are heard (data.clip_seconds)",
                 longest,
@@ -109,20 +111,35 @@ class ClipData(LightningDataModule):
             )
 
     @property
+    def knows_train_clips(self) -> bool:
+        return self._n_train is not None or all(shard.clips is not None for shard in self.train_shards)
+
+    @property
     def train_clips(self) -> int:
         """Clips of one pass. Raises ShardError for shards without a manifest where n_train is not given."""
         if self._n_train is not None:
             return self._n_train
-        if any(shard.clips is None for shard in self.train_shards):
+        if not self.knows_train_clips:
             raise ShardError(
                 "the number of training clips is not known (no manifest.json beside the tars): give data.n_train"
             )
         return sum(shard.clips or 0 for shard in self.train_shards)
 
     def train_batches(self) -> int:
-        """Batches of one epoch on this rank, as good as the manifests know it."""
-        world_size = self.trainer.world_size if self.trainer else 1
-        return ceil(self.train_clips / world_size / self.batch_size)
+        """Batches of one epoch on this rank, as good as the manifests know it.
+
+        Every worker ends on a smaller batch of its own.
+        """
+        share, workers = self._share(), max(1, self.workers)
+        readers = share.world_size * workers
+        total, sizes = self.train_clips, [shard.clips for shard in self.train_shards]
+        clips = []
+        for reader in range(share.rank * workers, (share.rank + 1) * workers):
+            if None in sizes or len(sizes) < readers:
+                clips.append(len(range(reader, total, readers)))
+            else:
+                clips.append(sum(size or 0 for size in sizes[reader::readers]))
+        return sum(ceil(n / self.batch_size) for n in clips)
 
     def train_dataloader(self) -> DataLoader:
         """The stream of the trainer's current epoch; Lightning asks anew for every epoch."""
@@ -138,6 +155,7 @@ class ClipData(LightningDataModule):
         return [
             partial(list_shards, self.train_shards, share, self.bad, seed),
             tarfile_to_samples(handler=partial(note_broken_tar, self.bad)),
+            partial(miss_lost, shards=self.train_shards, share=share, bad=self.bad, seed=seed),
             partial(take_share, shards=self.train_shards, share=share),
             self._parse(),
             partial(shuffled, buffer=self.shuffle, share=share, seed=seed),
@@ -150,6 +168,7 @@ class ClipData(LightningDataModule):
         return [
             partial(list_shards, self.val_shards, share, self.bad),
             tarfile_to_samples(handler=partial(note_broken_tar, self.bad)),
+            partial(miss_lost, shards=self.val_shards, share=share, bad=self.bad),
             partial(take_share, shards=self.val_shards, share=share),
             self._parse(),
             self._decode(),

@@ -5,6 +5,8 @@
 
 import hashlib
 import json
+import logging
+from collections import Counter
 from functools import partial
 from importlib.resources import files
 from os import PathLike
@@ -13,6 +15,8 @@ from typing import Any
 
 from whispertag.data.module import ClipData
 from whispertag.data.sources import Clip, read_esc50, read_folder, synthesise, write_shards
+
+log = logging.getLogger(__name__)
 
 
 def synthetic(
@@ -62,6 +66,10 @@ def own(
     splits = {clip.split for clip in clips}
     if lacking := {"train", "val"} - splits:
         raise ValueError(f"{table}: column 'split' never says {min(lacking)!r}, only {', '.join(sorted(splits))}")
+    unused = Counter(clip.split for clip in clips if clip.split not in ("train", "val"))
+    for split, n in unused.items():
+        log.warning("%s: %d clips of split %r are not used; splits are train and val", table, n, split)
+    clips = [clip for clip in clips if clip.split not in unused]
     made_by = {"source": "own", "root": _absolute(root), "table": _absolute(table)}
     shards, prepare = _shards_for(clips, folder, made_by, max_bad)
     return ClipData([shards / "train"], [shards / "val"], classes, max_bad=max_bad, prepare=prepare, **streaming)
@@ -81,7 +89,7 @@ def _shards_for(
     The folder is named by everything that defines its contents, so a changed csv or recording
     gets new shards and stale ones can never be read.
     """
-    listing = [(clip.key, clip.split, clip.labels, clip.size) for clip in clips]
+    listing = [(clip.key, clip.split, clip.labels, clip.stamp) for clip in clips]
     digest = hashlib.sha256(json.dumps([made_by, listing]).encode()).hexdigest()[:12]
     shards = Path(folder).expanduser() / f"{made_by['source']}-{digest}"
     return shards, partial(write_shards, clips, shards, made_by, max_bad)

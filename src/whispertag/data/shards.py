@@ -222,6 +222,9 @@ def _expand(place: str) -> Iterator[Shard]:
         if not path.is_dir():
             yield Shard(str(path))
         elif manifest := Manifest.read(path):
+            if not manifest.shards:
+                name, reason = next(iter(manifest.skipped.items()), ("none were given", ""))
+                raise ShardError(f"{path}: not one clip could be used; the first: {name}: {reason}")
             for shard in manifest.shards:
                 yield Shard(str(path / shard["name"]), shard["clips"], shard["bytes"], shard["longest"])
         elif tars := sorted(path.glob("*.tar")):

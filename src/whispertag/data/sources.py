@@ -1,11 +1,12 @@
 """Where clips come from: a folder in ESC-50's layout, an own folder + csv, a synthesiser → shards."""
 
 import csv
+import hashlib
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -29,7 +30,7 @@ class Clip:
     labels: list[str]
     read: Callable[[], tuple[np.ndarray, list[str]]]  # → wave_S and labels (a synthesiser knows late)
     info: dict[str, Any] = field(default_factory=dict)
-    size: int = 0  # bytes of its file, to notice another recording under the same name
+    stamp: tuple[int, int] = (0, 0)  # size and time of its file, to notice another recording of that name
 
 
 def read_esc50(root: str | PathLike[str]) -> tuple[list[Clip], ClassTable]:
@@ -46,6 +47,8 @@ def read_esc50(root: str | PathLike[str]) -> tuple[list[Clip], ClassTable]:
     rows = _read_rows(tables[0], ("filename", "fold", "target", "category"))
     names: dict[int, str] = {}
     for row in rows:
+        if not row["target"].isdecimal():
+            raise ValueError(f"{tables[0]}: {row['filename']}: target {row['target']!r} is not a number")
         target = int(row["target"])
         if names.setdefault(target, row["category"]) != row["category"]:
             raise ValueError(f"{tables[0]}: target {target} is both {names[target]!r} and {row['category']!r}")
@@ -54,7 +57,7 @@ def read_esc50(root: str | PathLike[str]) -> tuple[list[Clip], ClassTable]:
         _file_clip(root / "audio" / row["filename"], row["filename"], f"fold{row['fold']}", [row["category"]])
         for row in rows
     ]
-    return clips, classes
+    return _with_keys_of_their_own(clips), classes
 
 
 def read_folder(
@@ -70,8 +73,11 @@ def read_folder(
     clips = []
     for row in rows:
         labels = [label.strip() for label in row["labels"].split(separator) if label.strip()]
-        clips.append(_file_clip(root / row["filename"], row["filename"], row.get("split") or "train", labels))
-    return clips, ClassTable(tuple(sorted({label for clip in clips for label in clip.labels})))
+        split = row.get("split", "").strip().lower() or "train"
+        clips.append(_file_clip(root / row["filename"], row["filename"], split, labels))
+    if not any(clip.labels for clip in clips):
+        raise ValueError(f"{table}: no clip has a label in column 'labels'")
+    return _with_keys_of_their_own(clips), ClassTable(tuple(sorted({label for clip in clips for label in clip.labels})))
 
 
 def synthesise(seed: int, n_train: int, n_eval: int) -> tuple[list[Clip], ClassTable]:
@@ -90,11 +96,14 @@ def _read_rows(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such csv file")
     with open(table, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(file, restval=""))
     if not rows:
         raise ValueError(f"{table}: no rows")
     if missing := [c for c in columns if c not in rows[0]]:
         raise ValueError(f"{table}: no column {missing[0]!r}; it needs {', '.join(columns)}")
+    times = Counter(row["filename"] for row in rows)
+    if twice := [name for name, n in times.items() if n > 1]:
+        raise ValueError(f"{table}: {twice[0]!r} stands in it {times[twice[0]]} times; a file has one row")
     return rows
 
 
@@ -102,8 +111,21 @@ def _file_clip(path: Path, name: str, split: str, labels: list[str]) -> Clip:
     # WebDataset ends a key at its first dot; a folder in the name would nest inside the tar.
     stem = name.rsplit(".", 1)[0] if name.lower().endswith(AUDIO_EXTENSIONS) else name
     key = stem.replace(".", "_").replace("/", "__")
-    size = path.stat().st_size if path.is_file() else 0  # a missing file is skipped by name later
-    return Clip(key, split, labels, lambda: (read_wave(path), labels), {"source": name}, size)
+    stamp = (0, 0)  # a missing file is skipped by name later
+    if path.is_file():
+        stamp = (path.stat().st_size, path.stat().st_mtime_ns)
+    return Clip(key, split, labels, lambda: (read_wave(path), labels), {"source": name}, stamp)
+
+
+def _with_keys_of_their_own(clips: list[Clip]) -> list[Clip]:
+    """Files that differ only in their extension, or in a dot, would share a key: tell them apart."""
+    times = Counter(clip.key for clip in clips)
+
+    def own(clip: Clip) -> Clip:
+        digest = hashlib.sha256(clip.info["source"].encode()).hexdigest()[:8]
+        return replace(clip, key=f"{clip.key}~{digest}") if times[clip.key] > 1 else clip
+
+    return [own(clip) for clip in clips]
 
 
 def write_shards(
@@ -150,8 +172,8 @@ def _read_ahead(clips: list[Clip], workers: int) -> Iterator[tuple[Clip, tuple[n
     def read(clip: Clip) -> tuple[np.ndarray, list[str]] | Exception:
         try:
             return clip.read()
-        except (AudioError, OSError) as error:
-            return error
+        except (AudioError, FileNotFoundError) as error:
+            return error  # whatever else goes wrong in reading may be mended: it stops the work
 
     with ThreadPoolExecutor(workers) as pool:
         rest = iter(clips)

@@ -7,6 +7,7 @@ sent to loader workers by any start method.
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -44,14 +45,32 @@ def list_shards(
 
     With fewer shards than readers every reader goes through all of them, and take_share picks.
     """
+    for shard in _shards_of_this_reader(shards, share, seed):
+        if damage := shard.damage():
+            bad.add(shard.path, None, damage)
+        yield {"url": shard.path}
+
+
+def _shards_of_this_reader(shards: list[Shard], share: Share, seed: tuple[int, ...] | None) -> list[Shard]:
     order = list(shards)
     if seed is not None:
         random.Random(repr(seed)).shuffle(order)
     index, count = share()
-    for shard in order if len(order) < count else order[index::count]:
-        if damage := shard.damage():
-            bad.add(shard.path, None, damage)
-        yield {"url": shard.path}
+    return order if len(order) < count else order[index::count]
+
+
+def miss_lost(
+    samples: Iterable[Sample], shards: list[Shard], share: Share, bad: BadClips, seed: tuple[int, ...] | None = None
+) -> Iterator[Sample]:
+    """Writes down, one by one, the clips that a manifest knows and its broken shard did not give."""
+    seen: Counter[str] = Counter()
+    for sample in samples:
+        seen[sample["__url__"]] += 1
+        yield sample
+    for shard in _shards_of_this_reader(shards, share, seed):
+        lost = (shard.clips or 0) - seen[shard.path]
+        for i in range(lost):
+            bad.add(shard.path, f"(lost {i + 1} of {lost})", "in the manifest, but no longer in the shard")
 
 
 def note_broken_tar(bad: BadClips, error: Exception) -> bool:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,6 +80,8 @@ class WhisperBackbone(nn.Module):
         elif weights == "pretrained":
             path = find_checkpoint(name, download_root)
             sizes, state = read_encoder(path)
+            if Path(name).expanduser() == path:
+                self.name = str(path.resolve())  # so that it is found from any folder
         else:
             raise ValueError(f"weights={weights!r}: give pretrained or random")
         self.n_mels, self.width, _, self.n_layers = sizes

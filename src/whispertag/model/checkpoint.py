@@ -15,6 +15,7 @@ from torch import Tensor
 from whispertag.labels import ClassTable
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.heads import TaggingHead
+from whispertag.model.weights import WeightsUnavailable
 
 FORMAT = 1
 _KEY = "whispertag"
@@ -120,7 +121,12 @@ def load(path: str | os.PathLike[str], model: str | None = None, device: str | t
     description, weights = read_head(path)
     spec = dict(description.backbone)
     fingerprint = spec.pop("fingerprint")
-    backbone = WhisperBackbone(**(spec | ({"name": model} if model else {})))
+    try:
+        backbone = WhisperBackbone(**(spec | ({"name": model} if model else {})))
+    except WeightsUnavailable as error:
+        raise WeightsUnavailable(
+            f"{path}: its backbone cannot be had here ({error}); pass load(…, model=<path of its checkpoint>)"
+        ) from error
     if backbone.fingerprint != fingerprint:
         raise ValueError(
             f"{path}: trained on the backbone {spec['name']} with fingerprint {fingerprint}, "

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from whispertag.runs.folder import first_difference, run_name, set_aside
+from whispertag.runs.folder import claim, first_difference, run_name, set_aside
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -65,6 +65,11 @@ def plain_errors() -> Iterator[None]:
         raise
 
 
+def claimed_folder() -> AbstractContextManager[None]:
+    """This run's folder, for this process alone."""
+    return claim(Path(_hydra().runtime.output_dir))
+
+
 def begin(config: DictConfig) -> "Result":
     """The result of this run: a new one, or with resume=true the one its folder holds.
 
@@ -99,9 +104,12 @@ def data(config: DictConfig, result: "Result") -> "ClipData":
     return clips
 
 
-def backbone(config: DictConfig) -> "WhisperBackbone":
+def backbone(config: DictConfig, clips: "ClipData") -> "WhisperBackbone":
+    """The backbone, for clips of this length."""
     what = {k: config[k] for k in ("layers", "weights", "context", "pool")}
-    return instantiate(config.model, **what, _convert_="all")
+    made = instantiate(config.model, **what, _convert_="all")
+    made.clips_per_window(clips.clip_seconds)  # raises if they do not fit, before shards are made
+    return made
 
 
 def tagger(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -> "Tagger":
@@ -120,6 +128,9 @@ def tagger(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -
             n_steps=backbone.n_steps(clips.clip_seconds),
         )
     limit = config.trainer.limit_train_batches
+    batches = [limit] if isinstance(limit, int) else []
+    if not batches or clips.knows_train_clips:
+        batches.append(clips.train_batches())
     return Tagger(
         backbone,
         head,
@@ -127,7 +138,7 @@ def tagger(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -
         clips.task,
         instantiate(config.augment),
         instantiate(config.optim, _convert_="all"),
-        batches_per_epoch=limit if isinstance(limit, int) else clips.train_batches(),
+        batches_per_epoch=min(batches),
         epochs=config.trainer.max_epochs,
         seed=config.seed,
         remember=config.remember,

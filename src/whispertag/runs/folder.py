@@ -1,9 +1,14 @@
 """A run's folder: named by its request, resumed only by the same request, never overwritten."""
 
+import fcntl
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+LOCK = ".lock"
 # What may differ between a run and its resumption: how it is run and shown, not what it computes.
 _FREE = {"resume", "study", "baseline", "folder", "data.folder", "logger"}
 _FREE |= {"trainer.enable_progress_bar", "trainer.log_every_n_steps"}
@@ -12,10 +17,27 @@ _FREE |= {"trainer.enable_progress_bar", "trainer.log_every_n_steps"}
 def run_name(overrides: str) -> str:
     """A folder's name for a run, from what it overrides: without slashes, short, never two alike."""
     name = overrides.replace("/", "_").strip(",") or "defaults"
-    if len(name) <= 120 and "/" not in overrides:
+    if len(name.encode()) <= 120 and "/" not in overrides:
         return name
     digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
-    return f"{name[:110]}~{digest}"
+    return f"{name.encode()[:110].decode(errors='ignore')}~{digest}"
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold a run's folder; the system lets go of it however the process ends.
+
+    Raises ValueError if another process holds it. Of a run on many devices, rank 0 holds it.
+    """
+    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0:
+        yield
+        return
+    with open(folder / LOCK, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"this run is still going on in another process: {folder}") from None
+        yield
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any], at: str = "") -> str:
@@ -36,5 +58,5 @@ def set_aside(folder: Path, started: str) -> None:
     earlier = folder / "earlier" / started.replace(":", "")
     earlier.mkdir(parents=True)
     for path in folder.iterdir():
-        if path.name not in (".hydra", "earlier") and path.suffix != ".log":
+        if path.name not in (".hydra", "earlier", LOCK) and path.suffix != ".log":
             path.rename(earlier / path.name)

@@ -23,17 +23,17 @@ def logmel_probe(clips: ClipData, regularisation: float = 0.1) -> Score:
     train_NX, train_NC = _statistics(clips.train_dataloader())
     val_NX, val_NC = _statistics(clips.val_dataloader())
     regression = LogisticRegression(C=regularisation, max_iter=1000)
-    if clips.task == "multiclass":
-        probe = make_pipeline(StandardScaler(), regression)
-        seen = train_NC.any(0)
-        scores_NX = probe.fit(train_NX, train_NC.argmax(1)).predict_log_proba(val_NX)
-    else:
-        probe = make_pipeline(StandardScaler(), OneVsRestClassifier(regression))
-        # A class that no training clip has, or every one, leaves nothing to fit.
-        seen = train_NC.any(0) & ~train_NC.all(0)
-        scores_NX = probe.fit(train_NX, train_NC[:, seen]).decision_function(val_NX)
     logits_NC = np.full(val_NC.shape, -100.0)
-    logits_NC[:, seen] = scores_NX.reshape(len(val_NX), -1)
+    seen = train_NC.any(0)
+    if clips.task == "multiclass":
+        fit_to, scores = train_NC.argmax(1), "predict_log_proba"
+        probe = make_pipeline(StandardScaler(), regression)
+    else:
+        seen &= ~train_NC.all(0)  # a class that every training clip has leaves nothing to fit
+        fit_to, scores = train_NC[:, seen], "decision_function"
+        probe = make_pipeline(StandardScaler(), OneVsRestClassifier(regression))
+    if seen.sum() > (clips.task == "multiclass"):  # one class alone is no choice
+        logits_NC[:, seen] = getattr(probe.fit(train_NX, fit_to), scores)(val_NX).reshape(len(val_NX), -1)
     return score(torch.from_numpy(logits_NC), torch.from_numpy(val_NC), clips.classes, clips.task)
 
 

@@ -79,7 +79,8 @@ class AverageEpochs(Callback):
                 mean += (weight - mean) / self.n
 
     @torch.no_grad()
-    def on_train_end(self, trainer: Any, tagger: Any) -> None:
+    def on_fit_end(self, trainer: Any, tagger: Any) -> None:
+        # Not on_train_end: a run resumed after its last epoch has nothing to train, and skips that.
         if self.n:
             for name, weight in tagger.head.named_parameters():
                 weight.copy_(self.mean[name])

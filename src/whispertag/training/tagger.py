@@ -40,8 +40,10 @@ class Tagger(LightningModule):
         remember: int = 0,
     ):
         super().__init__()
-        if epochs < 1:
+        if not epochs or epochs < 1:
             raise ValueError(f"trainer.max_epochs={epochs}: give 1 or more, the schedule needs an end")
+        if batches_per_epoch < 1:
+            raise ValueError("an epoch without a batch: raise trainer.limit_train_batches, or add clips")
         self.backbone, self.head, self.augment, self.optim = backbone, head, augment, optim
         self.classes, self.task, self.seed = classes, task, seed
         self.memo = StateMemo(backbone, remember)
