@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from whispertag.runs.folder import claim, first_difference, run_name, set_aside
@@ -20,9 +23,13 @@ def test_names_fit_a_file_system_in_any_script():
 
 
 def test_a_folder_is_held_by_one_run_at_a_time(tmp_path):
-    held = pytest.raises(ValueError, match="still going on in another process")
-    with claim(tmp_path), held, claim(tmp_path):
-        pass
+    code = (
+        f"from pathlib import Path; from whispertag.runs.folder import claim\nwith claim(Path({str(tmp_path)!r})): pass"
+    )
+    with claim(tmp_path):
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "still going on in another process" in other.stderr
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     with claim(tmp_path):
         set_aside(tmp_path, "2026")
     assert (tmp_path / ".lock").exists()

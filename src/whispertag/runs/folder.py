@@ -34,8 +34,9 @@ def claim(folder: Path) -> Iterator[None]:
         return
     with open(folder / LOCK, "a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Not flock: loader workers would inherit that and, orphaned by a kill, hold it for seconds.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
             raise ValueError(f"this run is still going on in another process: {folder}") from None
         yield
 
