@@ -82,7 +82,7 @@ def test_a_batch_holds_waves_labels_and_keys(folder):
 
 def test_stages_can_be_sent_to_workers_by_any_start_method(folder):
     data = stream(folder)
-    for stages in (data._train_stages(0), data._val_stages()):
+    for stages in (data._stages(data.train_shards, (0, 0)), data._stages(data.val_shards)):
         pickle.loads(pickle.dumps(stages))
 
 
@@ -186,7 +186,7 @@ def test_the_number_of_clips_comes_from_the_manifest_or_is_asked_for(folder):
     assert (stream(folder).train_clips, stream(folder).train_batches()) == (23, 6)
     for workers in (0, 1, 2, 3, 7):  # every worker ends on a smaller batch
         data = stream(folder, workers=workers)
-        assert data.train_batches() == len(list(data._loader(data._val_stages()))), workers
+        assert data.train_batches() == len(list(data.val_dataloader())), workers
     (folder / "manifest.json").unlink()
     with pytest.raises(ShardError, match=r"give data\.n_train"):
         stream(folder).train_batches()

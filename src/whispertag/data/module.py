@@ -7,6 +7,7 @@ from math import ceil
 from os import PathLike
 from pathlib import Path
 
+import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from webdataset import DataPipeline, tarfile_to_samples
@@ -143,52 +144,34 @@ class ClipData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """The stream of the trainer's current epoch; Lightning asks anew for every epoch."""
-        return self._loader(self._train_stages(self.trainer.current_epoch if self.trainer else 0))
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        return self._loader(self._stages(self.train_shards, (self.seed, epoch)))
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader(self._val_stages())
+        return self._loader(self._stages(self.val_shards))
 
     test_dataloader = val_dataloader
 
-    def _train_stages(self, epoch: int) -> list:
-        share, seed = self._share(), (self.seed, epoch)
-        return [
-            partial(list_shards, self.train_shards, share, self.bad, seed),
-            tarfile_to_samples(handler=partial(note_broken_tar, self.bad)),
-            partial(miss_lost, shards=self.train_shards, share=share, bad=self.bad, seed=seed),
-            partial(take_share, shards=self.train_shards, share=share),
-            self._parse(),
-            partial(shuffled, buffer=self.shuffle, share=share, seed=seed),
-            self._decode(),
-            partial(batched, batch_size=self.batch_size),
-        ]
-
-    def _val_stages(self) -> list:
-        share = self._share()
-        return [
-            partial(list_shards, self.val_shards, share, self.bad),
-            tarfile_to_samples(handler=partial(note_broken_tar, self.bad)),
-            partial(miss_lost, shards=self.val_shards, share=share, bad=self.bad),
-            partial(take_share, shards=self.val_shards, share=share),
-            self._parse(),
-            self._decode(),
-            partial(batched, batch_size=self.batch_size),
-        ]
-
-    def _parse(self) -> partial:
+    def _stages(self, shards: list[Shard], seed: tuple[int, ...] | None = None) -> list:
+        """The stream of these shards: shuffled by `seed`, or with None in their order."""
+        share, n_samples = self._share(), round(self.clip_seconds * SAMPLE_RATE)
         exclusive = self.task == "multiclass"
-        return partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad)
-
-    def _decode(self) -> partial:
-        return partial(decode, n_samples=round(self.clip_seconds * SAMPLE_RATE), bad=self.bad)
+        return [
+            partial(list_shards, shards, share, self.bad, seed),
+            tarfile_to_samples(handler=partial(note_broken_tar, self.bad)),
+            partial(miss_lost, shards=shards, share=share, bad=self.bad, seed=seed),
+            partial(take_share, shards=shards, share=share),
+            partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad),
+            *([partial(shuffled, buffer=self.shuffle, share=share, seed=seed)] if seed else []),
+            partial(decode, n_samples=n_samples, bad=self.bad),
+            partial(batched, batch_size=self.batch_size),
+        ]
 
     def _share(self) -> Share:
         trainer = self.trainer
         return Share(trainer.global_rank, trainer.world_size) if trainer else Share(0, 1)
 
     def _loader(self, stages: list) -> DataLoader:
-        import torch
-
         return DataLoader(
             DataPipeline(*stages),
             batch_size=None,  # batched in the worker, so one message carries a whole batch
