@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ SIZES = {
     "large-v3-turbo": (128, 1280, 20, 32),
     "turbo": (128, 1280, 20, 32),
 }
+TEXT_LAYERS = {"nano": 2, "large-v3-turbo": 4, "turbo": 4}  # where they are not as many as the encoder's
+ASSETS = files("whispertag") / "assets"
+SHIPPED = ("nano", "nano-clean")  # trained by this project (experiments/nano), in assets/
 RANDOM_SEED = 0  # of weights=random: the same everywhere, so that heads on them can be shared
 
 
@@ -39,8 +43,28 @@ def random_sizes(name: str) -> tuple[int, int, int, int]:
     return SIZES[base]
 
 
+def random_dimensions(name: str) -> dict[str, int]:
+    """All of whisper.model.ModelDimensions of a named model."""
+    n_mels, width, heads, layers = random_sizes(name)
+    n_vocab = 51866 if n_mels == 128 else 51864 if name.endswith(".en") or name == "nano" else 51865
+    return {
+        "n_mels": n_mels,
+        "n_audio_ctx": N_POSITIONS,
+        "n_audio_state": width,
+        "n_audio_head": heads,
+        "n_audio_layer": layers,
+        "n_vocab": n_vocab,
+        "n_text_ctx": 128 if name == "nano" else 448,
+        "n_text_state": width,
+        "n_text_head": heads,
+        "n_text_layer": TEXT_LAYERS.get(name, layers),
+    }
+
+
 def find_checkpoint(name: str, download_root: str | None = None) -> Path:
-    """A model name or path → a checkpoint file on disk, downloaded and checksummed by whisper."""
+    """A model name or path → a checkpoint file on disk; OpenAI's are downloaded and checksummed by whisper."""
+    if name in SHIPPED:
+        return Path(str(ASSETS / f"{name}.pt"))
     import whisper
 
     if name not in whisper.available_models():
@@ -48,7 +72,7 @@ def find_checkpoint(name: str, download_root: str | None = None) -> Path:
             return Path(name).expanduser()
         raise WeightsUnavailable(
             f"model.name={name}: no such file, and no model of that name; known: "
-            f"{', '.join(whisper.available_models())} (or pass weights=random)"
+            f"{', '.join([*SHIPPED, *whisper.available_models()])} (or pass weights=random)"
         )
     root = download_root or os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "whisper")
     try:

@@ -60,7 +60,7 @@ def plain_errors() -> Iterator[None]:
         sys.exit(f"error: {line}" + (f"\n(the traceback is in {record})" if record.exists() else ""))
     except (KeyboardInterrupt, SystemExit):
         if _hydra().mode == RunMode.RUN:
-            print("interrupted; the same command with resume=true goes on", file=sys.stderr)
+            print("interrupted; the same command goes on, train.py's with resume=true", file=sys.stderr)
             sys.exit(130)
         raise
 
@@ -68,6 +68,26 @@ def plain_errors() -> Iterator[None]:
 def claimed_folder() -> AbstractContextManager[None]:
     """This run's folder, for this process alone."""
     return claim(Path(_hydra().runtime.output_dir))
+
+
+@contextmanager
+def study(config: DictConfig) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """For the entries under experiments/: the study's folder, for this process alone, and its values.
+
+    The same command goes on where it stopped; in a folder of another request it is refused.
+    """
+    import json
+
+    from whispertag.data.shards import write_atomically
+
+    folder = Path(_hydra().runtime.output_dir)
+    with plain_errors(), claimed_folder():
+        asked: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        request = folder / "request.json"
+        if request.exists() and (changed := first_difference(json.loads(request.read_text()), asked)):
+            raise ValueError(f"{folder} was begun with another {changed}: give name=<a new one>, or remove it")
+        write_atomically(request, json.dumps(asked, indent=1).encode())
+        yield folder, {k: v for k, v in instantiate(config, _convert_="all").items() if k != "name"}
 
 
 def begin(config: DictConfig) -> "Result":

@@ -10,7 +10,7 @@ from typing import Any
 
 LOCK = ".lock"
 # What may differ between a run and its resumption: how it is run and shown, not what it computes.
-_FREE = {"resume", "study", "baseline", "folder", "data.folder", "logger"}
+_FREE = {"resume", "study", "baseline", "folder", "data.folder", "logger", "cache"}
 _FREE |= {"trainer.enable_progress_bar", "trainer.log_every_n_steps"}
 
 

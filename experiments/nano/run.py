@@ -1,0 +1,21 @@
+"""Train a nano Whisper from nothing; the same command goes on after a stop.
+
+Values: conf/nano.yaml
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from whispertag.runs import build
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="nano")
+def main(config: DictConfig) -> None:
+    with build.study(config) as (folder, values):
+        from whispertag.nano import study
+
+        study.train(folder, **values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""How well Whispers transcribe in noise; the same command goes on after a stop.
+
+Values: conf/noise.yaml
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from whispertag.runs import build
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="noise")
+def main(config: DictConfig) -> None:
+    with build.study(config) as (folder, values):
+        from whispertag.studies import noise
+
+        noise.run(folder, **values)
+
+
+if __name__ == "__main__":
+    main()

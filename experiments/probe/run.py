@@ -1,0 +1,21 @@
+"""What each layer of frozen Whispers knows of sounds; the same command goes on after a stop.
+
+Values: conf/probe.yaml
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from whispertag.runs import build
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="probe")
+def main(config: DictConfig) -> None:
+    with build.study(config) as (folder, values):
+        from whispertag.studies import probe
+
+        probe.run(folder, **values)
+
+
+if __name__ == "__main__":
+    main()

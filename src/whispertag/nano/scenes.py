@@ -1,0 +1,226 @@
+"""Windows of sound that nano learns from: who speaks when, in what room, over which noise. Made up on the fly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
+from scipy.signal import fftconvolve
+
+from whispertag.audio import SAMPLE_RATE, WINDOW_SECONDS
+from whispertag.data.mixing import active_level, mix, tile
+from whispertag.data.speech import LEVEL, Utterance, by_speaker, join
+
+Rng = np.random.Generator
+
+
+@dataclass
+class Recipe:
+    """How windows are drawn. Times in seconds, chances in 0…1.
+
+    seconds         length of short windows, from … to; early in training to `short`. Long ones have 30 s
+    audio_per_step  seconds of audio in a batch, which sets its number of windows
+    long            chance that a batch is of long windows
+    recorded        chance that an utterance is of the recorded digits, not of espeak
+    noise           chance of noise in a window with speech; 0: a model for clean speech
+    snr             dB, from … to; early in training the lower end comes down from the upper one
+    easing          share of the training over which it does
+    growing         share of the training over which windows grow and shifted, prompted and long ones come in: the
+                    words are learnt on short windows, where attention finds them
+    silent          chance of a window without speech
+    shifted         chance that a short window stands somewhere in 30 s of silence, not at their beginning
+    prompted        chance that half of a batch's windows come with what was said before
+    stamped         chance that time stamps are asked for
+    """
+
+    seconds: tuple[float, float] = (1.2, 5.5)
+    short: float = 1.8
+    audio_per_step: float = 64.0
+    long: float = 0.08
+    recorded: float = 0.6
+    noise: float = 0.88
+    snr: tuple[float, float] = (-10.0, 20.0)
+    easing: float = 0.4
+    growing: float = 0.25
+    silent: float = 0.1
+    shifted: float = 0.6
+    prompted: float = 0.3
+    stamped: float = 0.6
+
+
+@dataclass
+class Segment:
+    """An utterance in a window, seconds from its beginning; `cut` if the window ends inside it."""
+
+    words: tuple[str, ...]
+    start: float
+    end: float
+    cut: bool = False
+
+
+class Scenes:
+    """Draws windows.
+
+    recorded  single recorded words, strung together within a speaker
+    spoken    whole utterances (espeak)
+    noises    waves of at least a second; unused if the recipe has no noise
+    """
+
+    def __init__(
+        self, recorded: Sequence[Utterance], spoken: Sequence[Utterance], noises: Sequence[np.ndarray], recipe: Recipe
+    ):
+        if recipe.noise and not noises:
+            raise ValueError("noise is asked for, but there are no noises")
+        self.recorded = list(by_speaker(recorded).values())
+        self.spoken = sorted(spoken, key=lambda u: len(u.wave_S))
+        self.lengths = np.array([u.seconds for u in self.spoken])
+        self.noises, self.recipe = list(noises), recipe
+
+    def window(self, rng: Rng, seconds: float, progress: float) -> tuple[np.ndarray, list[Segment]]:
+        """wave_S of one window and what is said in it. `progress`: 0…1, how far the training is."""
+        recipe = self.recipe
+        n = round(seconds * SAMPLE_RATE)
+        speech_S, segments = np.zeros(n, np.float32), list[Segment]()
+        if rng.random() >= recipe.silent:
+            segments = self._speak_into(rng, speech_S)
+        wave_S = speech_S
+        if recipe.noise:
+            low, high = recipe.snr
+            low = high - (high - low) * min(1.0, progress / recipe.easing if recipe.easing else 1.0)
+            if not segments and rng.random() < 0.8:
+                wave_S = self.noise(rng, n)
+            elif segments and rng.random() < recipe.noise:
+                noise_S = self.noise(rng, n)
+                if active_level(noise_S) and active_level(speech_S):
+                    wave_S = mix(speech_S, noise_S, rng.uniform(low, high))
+        dither_S = 10 ** rng.uniform(-5, -3) * LEVEL * rng.standard_normal(n, dtype=np.float32)
+        if not wave_S.any():  # digital silence, or all but
+            return dither_S * (rng.random() < 0.5), segments
+        wave_S = wave_S + dither_S
+        wave_S *= 10 ** (rng.uniform(-25, 0) / 20) / max(float(np.abs(wave_S).max()), 1e-9)
+        return wave_S.astype(np.float32), segments
+
+    def _speak_into(self, rng: Rng, wave_S: np.ndarray) -> list[Segment]:
+        """Put one or more utterances into the window."""
+        total = len(wave_S) / SAMPLE_RATE
+        long = total >= WINDOW_SECONDS
+        if rng.random() < 0.1:  # the end of a word that belongs to the window before
+            tail_S = self.utterance(rng, 2.0).wave_S[-int(rng.uniform(0.03, 0.15) * SAMPLE_RATE) :]
+            wave_S[: len(tail_S)] += tail_S
+        at = rng.uniform(0, 0.6) if rng.random() < 0.5 else rng.uniform(0, 0.67 * total)
+        at = min(at, total - 1.2)
+        stop = rng.choice([0.05, 0.5]) if long else 0.25
+        cut_last = long and rng.random() < 0.6
+        segments: list[Segment] = []
+        while True:
+            room = total - at
+            utterance = self.utterance(rng, room if not (cut_last and segments) else 6.0)
+            if room < 0.3 or (utterance.seconds > room and not (cut_last and segments)):
+                break
+            start = round(at * SAMPLE_RATE)
+            part_S = utterance.wave_S[: len(wave_S) - start]
+            wave_S[start : start + len(part_S)] += part_S * 10 ** (rng.uniform(-3, 3) / 20)
+            cut = utterance.seconds > room
+            segments.append(Segment(utterance.words, at, min(at + utterance.seconds, total), cut))
+            at += utterance.seconds + (rng.uniform(0.35, 1.5) if rng.random() < 0.6 else rng.uniform(1.5, 5.0))
+            if cut or rng.random() < stop:
+                break
+        if not segments:  # nothing fitted: the shortest word there is
+            shortest = min((u for s in self.recorded for u in s[:40]), key=lambda u: len(u.wave_S))
+            start = min(round(at * SAMPLE_RATE), len(wave_S) - len(shortest.wave_S))
+            wave_S[start : start + len(shortest.wave_S)] += shortest.wave_S
+            segments = [Segment(shortest.words, start / SAMPLE_RATE, start / SAMPLE_RATE + shortest.seconds)]
+        return segments
+
+    def utterance(self, rng: Rng, longest: float) -> Utterance:
+        """A new one of at most about `longest` seconds, in a voice, a room and a channel of its own."""
+        tempo = rng.uniform(0.82, 1.22)  # pitch and formants move along
+        room = longest * tempo
+        if rng.random() < self.recipe.recorded or self.lengths[0] > room:
+            voice = self.recorded[rng.integers(len(self.recorded))]
+            gap = rng.uniform(0, 0.25) if rng.random() < 0.7 else rng.uniform(0.25, 0.7)
+            parts, gaps, length = [voice[rng.integers(len(voice))]], list[float](), 0.0
+            length = parts[0].seconds
+            for _ in range(int(rng.integers(0, 10 if longest > 4 else 6))):
+                part, pause = voice[rng.integers(len(voice))], gap * rng.uniform(0.4, 1.6)
+                if length + pause + part.seconds > room:
+                    break
+                parts.append(part)
+                gaps.append(pause)
+                length += pause + part.seconds
+            levels = [10 ** (rng.uniform(-3, 3) / 20) for _ in parts]
+            parts = [Utterance(p.words, p.wave_S * np.float32(g), p.speaker) for p, g in zip(parts, levels)]
+            utterance = join(parts, gaps)
+        else:
+            utterance = self.spoken[rng.integers(np.searchsorted(self.lengths, room, "right"))]
+        return Utterance(utterance.words, _another_channel(rng, utterance.wave_S, tempo), utterance.speaker)
+
+    def noise(self, rng: Rng, n: int) -> np.ndarray:
+        """n samples of noise: recorded or synthetic, coloured, or voices without words; seldom two at once."""
+        kind = rng.random()
+        if kind < 0.78:
+            wave_S = self.noises[rng.integers(len(self.noises))]
+            wave_S = _stretch(wave_S, rng.uniform(0.75, 1.3))
+            wave_S = np.roll(tile(wave_S, max(n, len(wave_S))), -int(rng.integers(len(wave_S))))[:n]
+        elif kind < 0.9:
+            wave_S = _coloured(rng, n)
+        else:  # speech backwards: no words in it
+            wave_S = np.zeros(n, np.float32)
+            for _ in range(int(rng.integers(1, 6))):
+                voice_S = tile(self.utterance(rng, 4.0).wave_S[::-1], n)
+                wave_S += np.roll(voice_S, int(rng.integers(n)))
+        if rng.random() < 0.5:
+            wave_S = _filter(rng, wave_S)
+        if rng.random() < 0.15:
+            start, end = np.sort(rng.integers(0, n, 2))
+            wave_S = wave_S.copy()
+            wave_S[:start] = 0
+            wave_S[end:] = 0
+        if rng.random() < 0.12:
+            other_S = self.noise(rng, n)
+            if (level := active_level(wave_S)) and (other := active_level(other_S)):
+                wave_S = wave_S / level + other_S / other
+        return wave_S.astype(np.float32)
+
+
+def _stretch(wave_S: np.ndarray, tempo: float) -> np.ndarray:
+    """`tempo` times as fast, pitch included."""
+    at = np.arange(0, len(wave_S) - 1, tempo)
+    return np.interp(at, np.arange(len(wave_S)), wave_S).astype(np.float32)
+
+
+def _filter(rng: Rng, wave_S: np.ndarray) -> np.ndarray:
+    """A random smooth frequency response; one in five ends at about 3.4 kHz, as a telephone's."""
+    n = next_fast_len(len(wave_S) + 400, real=True)
+    octaves = np.log2(np.linspace(30, SAMPLE_RATE / 2, n // 2 + 1))
+    points = np.linspace(octaves[0], octaves[-1], 7)
+    gain_db = np.interp(octaves, points, rng.normal(0, 4.0, 7))
+    if rng.random() < 0.2:
+        gain_db -= 60 * np.clip(octaves - np.log2(rng.uniform(3000, 4000)), 0, 0.5)
+    return irfft(rfft(wave_S, n) * 10 ** (gain_db / 20), n)[: len(wave_S)].astype(np.float32)
+
+
+def _another_channel(rng: Rng, wave_S: np.ndarray, tempo: float) -> np.ndarray:
+    wave_S = _stretch(wave_S, tempo)
+    if rng.random() < 0.6:
+        wave_S = _filter(rng, wave_S)
+    if rng.random() < 0.2:  # a room: a tail of noise that dies away
+        n = int(rng.uniform(0.1, 0.4) * SAMPLE_RATE)
+        tail_S = rng.standard_normal(n, np.float32) * 10 ** (-3 * np.arange(n, dtype=np.float32) / n)
+        tail_S *= 10 ** (-rng.uniform(3, 15) / 20) / np.sqrt(np.square(tail_S).sum())
+        tail_S[0] = 1.0
+        wave_S = fftconvolve(wave_S, tail_S)[: len(wave_S)].astype(np.float32)
+    return wave_S * np.float32(LEVEL / max(active_level(wave_S), 1e-9))
+
+
+def _coloured(rng: Rng, n: int) -> np.ndarray:
+    """Noise whose power falls as 1 / f^slope, white to brown, at times swelling."""
+    m = next_fast_len(n, real=True)
+    f = np.arange(1, m // 2 + 2, dtype=np.float32)
+    spectrum = rng.standard_normal((len(f), 2), np.float32).view(np.complex64)[:, 0] * f ** np.float32(
+        -rng.uniform(0, 1.2)
+    )
+    wave_S = irfft(spectrum, m)[:n]
+    if rng.random() < 0.4:
+        wave_S = wave_S * (1.1 + np.sin(2 * np.pi * rng.uniform(0.3, 8) * np.arange(n) / SAMPLE_RATE))
+    return wave_S.astype(np.float32)

@@ -1,0 +1,97 @@
+"""One training of nano, start to end: material → windows → Lightning → a checkpoint in OpenAI's format."""
+
+import logging
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+
+from whispertag.data.espeak import espeak_utterances
+from whispertag.data.mixing import mix
+from whispertag.data.speech import read_digits, split_takes, strings
+from whispertag.nano.file import write_checkpoint
+from whispertag.nano.material import noises_of, synthetic_noises
+from whispertag.nano.model import NanoWhisper, dimensions
+from whispertag.nano.scenes import Recipe, Scenes
+from whispertag.nano.training import SpeechTraining, Windows
+from whispertag.nano.vocabulary import Vocabulary
+from whispertag.nano.windows import TrainingWindows
+
+log = logging.getLogger(__name__)
+
+FILE = "nano.pt"
+FRAMES = 120  # mel frames that every window has
+
+
+def train(
+    folder: Path,
+    seed: int,
+    digits: str | PathLike[str],
+    noises: str | PathLike[str],
+    unheard: str | None,
+    steps: int,
+    epoch_steps: int,
+    threads: int,
+    workers: int,
+    n_spoken: int,
+    n_synthetic: int,
+    model: dict[str, int],
+    recipe: Recipe,
+    optim: dict[str, Any],
+    cache: str | PathLike[str],
+) -> Path:
+    """Train, or go on with, `folder`/nano.pt; see conf/nano.yaml for the arguments."""
+    if steps % epoch_steps:
+        raise ValueError(f"steps={steps} is not a multiple of epoch_steps={epoch_steps}")
+    torch.set_num_threads(threads)
+    checkpoint, done = folder / "last.ckpt", folder / FILE
+    if done.exists():
+        log.info("%s is there: nothing to train", done)
+        return done
+
+    recorded, tests = split_takes(read_digits(digits))
+    if unheard and unheard not in {u.speaker for u in recorded}:
+        raise ValueError(f"unheard={unheard}: no such speaker in {digits}")
+    recorded, tests = ([u for u in part if u.speaker != unheard] for part in (recorded, tests))
+    sounds = [*noises_of(noises, test=False).values(), *synthetic_noises(n_synthetic, seed)] if recipe.noise else []
+    spoken = espeak_utterances(cache, n_spoken, seed)
+    check = strings(tests, 40, seed=1)
+    texts = [" ".join(u.words) for u in check]
+    kept = list(noises_of(noises, test=True).values())
+    noisy = [mix(u.wave_S, kept[i % len(kept)], 0.0) for i, u in enumerate(check)]
+
+    torch.manual_seed(seed)
+    windows = partial(TrainingWindows, Scenes(recorded, spoken, sounds, recipe), seed=seed)
+    whisper = NanoWhisper(dimensions(**model), Vocabulary())
+    some = windows(first=0, last=6, steps=steps)
+    whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
+    module = SpeechTraining(
+        whisper,
+        steps,
+        check={"clean": ([u.wave_S for u in check], texts), "0dB": (noisy, texts)},
+        **optim,
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=steps // epoch_steps,
+        logger=CSVLogger(folder, name="metrics"),
+        callbacks=[ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)],
+        reload_dataloaders_every_n_epochs=1,  # the windows of an epoch are made for that epoch
+        enable_model_summary=False,
+        log_every_n_steps=50,
+    )
+    trainer.fit(
+        module,
+        datamodule=Windows(windows, steps, epoch_steps, workers),
+        ckpt_path=str(checkpoint) if checkpoint.exists() else None,
+        weights_only=True,
+    )
+    if module.done < steps:
+        raise KeyboardInterrupt  # Lightning has stopped in peace; the checkpoint of the last epoch is there
+    write_checkpoint(done, module.model.dims, module.model.whisper_state())
+    return done

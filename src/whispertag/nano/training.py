@@ -1,0 +1,121 @@
+"""How nano learns: Lightning module of the speech task."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from whispertag.data.speech import WORDS
+from whispertag.nano.model import NanoWhisper
+from whispertag.nano.muon import Muon
+from whispertag.nano.windows import IGNORE, TrainingWindows
+
+BLANK = len(WORDS)
+
+
+class SpeechTraining(pl.LightningModule):
+    """Cross-entropy on Whisper's tokens, plus CTC on the words from the encoder by a linear layer thrown away later.
+
+    Matrices of the blocks are trained by Muon, everything else by AdamW; the learning rate warms up and goes down
+    along a cosine, as a function of the step alone.
+
+    check  spoken waves and their text, transcribed after every `check_every` epochs
+    """
+
+    def __init__(
+        self,
+        model: NanoWhisper,
+        steps: int,
+        muon_lr: float = 2e-2,
+        adamw_lr: float = 2e-3,
+        warmup: float = 0.03,
+        ctc: float = 0.3,
+        check: dict[str, tuple[Sequence[np.ndarray], Sequence[str]]] | None = None,
+        check_every: int = 2,
+    ):
+        super().__init__()
+        self.automatic_optimization = False  # two optimisers in one step
+        self.model, self.steps, self.warmup, self.ctc = model, steps, warmup, ctc
+        self.words = nn.Linear(model.dims.n_audio_state, len(WORDS) + 1)
+        self.rates = (muon_lr, adamw_lr)
+        self.check, self.check_every = check or {}, check_every
+        self.register_buffer("steps_done", torch.zeros((), dtype=torch.long))  # kept in the checkpoint
+        self.steps_done: Tensor
+
+    @property
+    def done(self) -> int:
+        """Steps taken."""
+        return int(self.steps_done)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        blocks = [p for part in (self.model.encoder, self.model.decoder) for p in part.blocks.parameters()]
+        matrices = [p for p in blocks if p.ndim == 2]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in self.parameters() if id(p) not in chosen]
+        return [
+            Muon(matrices, lr=self.rates[0]),
+            torch.optim.AdamW(rest, lr=self.rates[1], betas=(0.9, 0.98), weight_decay=0.01),
+        ]
+
+    def learning_rate(self, step: int) -> float:
+        """Share of the full rate at a step."""
+        warm = max(1, round(self.warmup * self.steps))
+        done = (step - warm) / max(1, self.steps - warm)
+        return (step + 1) / warm if step < warm else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> None:
+        step = self.done
+        torch.manual_seed(step)  # the virtual pads' positions: the same after a resumption
+        logits_BNV, states_BTD = self.model(batch["mel_BMF"], batch["tokens_BN"], batch["first_B"])
+        loss = F.cross_entropy(logits_BNV.flatten(0, 1), batch["targets_BN"].flatten(), ignore_index=IGNORE)
+        heard = batch["whole_B"]  # a word the window cuts in two is neither said nor unsaid
+        chances_TBV = self.words(states_BTD[heard]).float().log_softmax(-1).transpose(0, 1)
+        n_steps_B = torch.full((chances_TBV.shape[1],), chances_TBV.shape[0])
+        ctc = F.ctc_loss(
+            chances_TBV, batch["words_BW"][heard], n_steps_B, batch["n_words_B"][heard], BLANK, zero_infinity=True
+        )
+        rate = self.learning_rate(step)
+        optimizers: Any = self.optimizers()
+        for optimizer, full in zip(optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = full * rate
+            optimizer.zero_grad()
+        self.manual_backward(loss + self.ctc * ctc)
+        for optimizer in optimizers:
+            optimizer.step()
+        self.steps_done += 1
+        self.log_dict({"loss": loss, "ctc": ctc}, prog_bar=True, on_step=True)
+
+    def on_train_epoch_end(self) -> None:
+        if self.check and (self.current_epoch + 1) % self.check_every == 0:
+            from whispertag.studies.wer import transcribe, word_error_rate
+
+            whisper = self.model.whisper()
+            rates = {
+                f"wer_{k}": word_error_rate(texts, transcribe(whisper, waves))
+                for k, (waves, texts) in self.check.items()
+            }
+            self.log_dict(rates, prog_bar=True)
+
+
+class Windows(pl.LightningDataModule):
+    """The windows of each epoch in turn, made in worker processes."""
+
+    def __init__(self, windows: Any, steps: int, epoch_steps: int, workers: int = 1):
+        super().__init__()
+        self.windows: partial[TrainingWindows] = windows
+        self.steps, self.epoch_steps, self.workers = steps, epoch_steps, workers
+
+    def train_dataloader(self) -> DataLoader:
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        part = self.windows(
+            first=epoch * self.epoch_steps, last=min(self.steps, (epoch + 1) * self.epoch_steps), steps=self.steps
+        )
+        return DataLoader(part, batch_size=None, shuffle=False, num_workers=self.workers)

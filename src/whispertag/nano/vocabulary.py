@@ -1,0 +1,54 @@
+"""The few rows of Whisper's English vocabulary that nano speaks, under short ids."""
+
+from functools import cached_property
+from typing import Any
+
+from whispertag.audio import WINDOW_SECONDS
+from whispertag.data.speech import WORDS
+
+GRID = 0.2  # seconds between the time stamps used; Whisper's own step is 0.02
+N_VOCAB = 51864  # an English-only Whisper
+
+
+class Vocabulary:
+    """Short ids 0 … len-1: the words, five special tokens, time stamps 0, 0.2, … 30 s.
+
+    The id `other` stands for all remaining rows of Whisper's vocabulary together.
+    """
+
+    def __init__(self) -> None:
+        tokenizer = self.tokenizer
+        words = [tokenizer.encode(" " + word) for word in WORDS]
+        if odd := [word for word, tokens in zip(WORDS, words) if len(tokens) != 1]:
+            raise ValueError(f"not one token each: {odd}")
+        special = (
+            tokenizer.eot,
+            tokenizer.sot,
+            tokenizer.sot_prev,
+            tokenizer.no_speech,
+            tokenizer.no_timestamps,
+        )
+        step = round(GRID / 0.02)
+        stamps = [tokenizer.timestamp_begin + step * i for i in range(round(WINDOW_SECONDS / GRID) + 1)]
+        self.rows: list[int] = [*(t for (t,) in words), *special, *stamps]  # short id → Whisper's token
+        n = len(WORDS)
+        self.eot, self.sot, self.sot_prev, self.no_speech, self.no_timestamps = range(n, n + 5)
+        self.first_stamp = n + 5
+        self.other = len(self.rows)
+        self.n_other = N_VOCAB - len(self.rows)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from whisper.tokenizer import get_tokenizer
+
+        return get_tokenizer(multilingual=False)
+
+    def __len__(self) -> int:
+        return len(self.rows) + 1
+
+    def word(self, word: str) -> int:
+        return WORDS.index(word)
+
+    def stamp(self, steps: int) -> int:
+        """Time stamp at `steps` × 0.2 s."""
+        return self.first_stamp + steps

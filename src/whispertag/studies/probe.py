@@ -1,0 +1,268 @@
+"""What each layer of a frozen Whisper knows of a sound: a linear probe on its time-mean, layer by layer.
+
+Whisper-AT's probe (standardised time-means, multinomial logistic regression, the data set's own folds), plus
+what it leaves out: the same sounds with someone speaking over them, intervals, and baselines without a Whisper.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from whispertag.audio import POSITIONS_PER_SECOND, SAMPLE_RATE, fit_length, log_mel
+from whispertag.data.mixing import active_level, mix
+from whispertag.data.sources import Clip, read_esc50
+from whispertag.data.speech import Utterance, read_speech, talk
+from whispertag.model.backbone import WhisperBackbone
+from whispertag.studies.intervals import bootstrap
+from whispertag.studies.plots import line_plot, save_plot
+from whispertag.studies.tables import Table
+
+log = logging.getLogger(__name__)
+
+ALONE = "alone"
+PART = 100  # clips whose states are kept in one file: what a stop can cost
+LOG_MEL = "log-mel"  # the pseudo-backbone: mean and deviation of 80 bands
+
+
+@dataclass
+class Probed:
+    """One backbone under one condition: a probe on every layer, each clip predicted when its fold was held out.
+
+    right_LN  whether clip n was named by the probe on layer l
+    f1_LC     per class
+    """
+
+    layers: list[int]
+    right_LN: np.ndarray  # noqa: N815
+    f1_LC: np.ndarray  # noqa: N815
+    classes: tuple[str, ...]
+
+
+def open_backbone(name: str, context: float, clip_seconds: float) -> WhisperBackbone:
+    """A backbone whose one step is the mean over the clip. `random:<size>` has random weights."""
+    weights = "random" if name.startswith("random:") else "pretrained"
+    pool = round(clip_seconds * POSITIONS_PER_SECOND)
+    return WhisperBackbone(name.removeprefix("random:"), weights, context=context, pool=pool)
+
+
+def layer_means(backbone: WhisperBackbone | None, wave_BS: torch.Tensor) -> np.ndarray:
+    """→ (B, L, D): every layer's mean over the clip's own time, never over padding. None: log-mel statistics."""
+    if backbone is None:
+        mel_BMF = log_mel(wave_BS, 80)
+        return torch.cat([mel_BMF.mean(-1), mel_BMF.std(-1)], dim=1)[:, None].numpy()
+    return backbone.hear(wave_BS)[:, :, 0].cpu().numpy()
+
+
+def probe(features_ND: np.ndarray, labels_N: np.ndarray, folds_N: np.ndarray, c: float = 1.0) -> np.ndarray:
+    """Standardise, fit on all folds but one, predict that one, in turn → predictions_N."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    predictions_N = np.empty_like(labels_N)
+    for fold in np.unique(folds_N):
+        held = folds_N == fold
+        regression = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000))
+        predictions_N[held] = regression.fit(features_ND[~held], labels_N[~held]).predict(features_ND[held])
+    return predictions_N
+
+
+def probe_layers(
+    features_NLD: np.ndarray,
+    labels_N: np.ndarray,
+    folds_N: np.ndarray,
+    classes: tuple[str, ...],
+    c: float = 1.0,
+    done: Callable[[], None] = lambda: None,
+) -> Probed:
+    """A probe on each layer alone."""
+    from sklearn.metrics import f1_score
+
+    right, f1 = [], []
+    for features_ND in features_NLD.transpose(1, 0, 2):
+        predictions_N = probe(features_ND, labels_N, folds_N, c)
+        right.append(predictions_N == labels_N)
+        f1.append(f1_score(labels_N, predictions_N, labels=range(len(classes)), average=None, zero_division=0.0))
+        done()
+    return Probed(list(range(features_NLD.shape[1])), np.array(right), np.array(f1), classes)
+
+
+def sound_states(
+    clips: Sequence[Clip],
+    name: str,
+    context: float,
+    clip_seconds: float,
+    cache: Path,
+    speech: Sequence[Utterance] = (),
+    snr_db: float | None = None,
+    seed: int = 0,
+    heard: Callable[[int], None] = lambda n: None,
+) -> np.ndarray:
+    """Layer means of all clips, alone or with speech `snr_db` above them → (N, L, D); nan where a clip has no sound.
+
+    Kept in `cache`, in a folder named by what they depend on, so that a study that is stopped goes on.
+    """
+    backbone = None if name == LOG_MEL else open_backbone(name, context, clip_seconds)
+    depends = {
+        "backbone": backbone.fingerprint if backbone else LOG_MEL,
+        "context": context,
+        "clip_seconds": clip_seconds,
+        "clips": [(clip.key, clip.stamp) for clip in clips],
+        "snr_db": snr_db,
+        "seed": seed if snr_db is not None else None,
+        "speech": [(u.speaker, u.words, u.take, len(u.wave_S)) for u in speech] if snr_db is not None else None,
+    }
+    folder = cache / f"probe-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for first in range(0, len(clips), PART):
+        path, members = folder / f"{first:06d}.npy", clips[first : first + PART]
+        if not path.exists():
+            waves = [_wave(clip, first + i, clip_seconds, speech, snr_db, seed) for i, clip in enumerate(members)]
+            sounding = [w for w in waves if w is not None]
+            means = iter(
+                np.concatenate(
+                    [
+                        layer_means(backbone, torch.from_numpy(np.stack(sounding[i : i + 8])))
+                        for i in range(0, len(sounding), 8)
+                    ]
+                )
+            )
+            rows = [next(means) if w is not None else None for w in waves]
+            shape = next(row for row in rows if row is not None).shape
+            kept = np.stack([row if row is not None else np.full(shape, np.nan, np.float32) for row in rows])
+            part = path.with_name(path.name + ".part")
+            with open(part, "wb") as file:
+                np.save(file, kept)
+            part.rename(path)
+        parts.append(np.load(path))
+        heard(len(members))
+    return np.concatenate(parts)
+
+
+def _wave(
+    clip: Clip, index: int, seconds: float, speech: Sequence[Utterance], snr_db: float | None, seed: int
+) -> np.ndarray | None:
+    wave_S = fit_length(clip.read()[0], round(seconds * SAMPLE_RATE))
+    if active_level(wave_S) == 0:
+        log.warning("%s is digital silence: left out", clip.info.get("source", clip.key))
+        return None
+    if snr_db is None:
+        return wave_S
+    voice_S = talk(np.random.default_rng([seed, index]), speech, len(wave_S))
+    return mix(voice_S, wave_S, snr_db)
+
+
+def run(
+    folder: str | PathLike[str],
+    cache: str | PathLike[str],
+    backbones: Sequence[str],
+    sounds: str | PathLike[str],
+    speech: dict[str, str] | None,
+    snrs: Sequence[float],
+    seeds: int,
+    context: float,
+    clip_seconds: float,
+    c: float,
+    baseline: bool = True,
+) -> None:
+    """The study: probe.csv (accuracy), classes.csv (F1), best_layers.csv and plots, in `folder`.
+
+    speech  {kind: path} as data.speech.read_speech takes it; None: the sounds alone
+    """
+    folder, cache = Path(folder), Path(cache).expanduser()
+    clips, table = read_esc50(sounds)
+    labels_N = np.array([table.names.index(clip.labels[0]) for clip in clips])
+    folds_N = np.array([clip.split for clip in clips])
+    speakers = read_speech(**speech, cache=cache) if speech else []
+    conditions: list[tuple[str, float | None, int]] = [(ALONE, None, 0)]
+    conditions += [(f"speech {snr:+g} dB", snr, seed) for snr in snrs for seed in range(seeds)] if speakers else []
+    names = [*backbones, *([LOG_MEL] if baseline else [])]
+
+    accuracies = Table(folder / "probe.csv", ("backbone", "condition", "layer", "accuracy", "low", "high", "clips"))
+    per_class = Table(folder / "classes.csv", ("backbone", "condition", "layer", "class", "f1"))
+    with Progress() as progress:
+        bar = progress.add_task("", total=len(names) * len(conditions) * len(clips))
+        for name in names:
+            for condition in dict.fromkeys(c for c, _, _ in conditions):
+                if accuracies.has(backbone=name, condition=condition):
+                    progress.advance(bar, len(clips) * sum(c == condition for c, _, _ in conditions))
+                    continue
+                progress.update(bar, description=f"{name}, {condition}")
+                probed = []
+                for _, snr, seed in (c for c in conditions if c[0] == condition):
+                    states = sound_states(
+                        clips,
+                        name,
+                        context,
+                        clip_seconds,
+                        cache,
+                        speakers,
+                        snr,
+                        seed,
+                        lambda n: progress.advance(bar, n),
+                    )
+                    there = np.isfinite(states).all(axis=(1, 2))
+                    probed.append(probe_layers(states[there], labels_N[there], folds_N[there], table.names, c))
+                for layer in probed[0].layers:
+                    # A clip's seeds are not independent: resample clips, each with all its seeds
+                    right_N = np.mean([p.right_LN[layer] for p in probed], axis=0)
+                    low, high = bootstrap(right_N)
+                    row = {"backbone": name, "condition": condition, "layer": layer}
+                    f1_C = np.mean([p.f1_LC[layer] for p in probed], axis=0)
+                    per_class.extend(
+                        {**row, "class": label, "f1": round(float(f1), 4)} for label, f1 in zip(table.names, f1_C)
+                    )
+                    rounded = {
+                        k: round(float(v), 4) for k, v in (("accuracy", right_N.mean()), ("low", low), ("high", high))
+                    }
+                    accuracies.extend([{**row, **rounded, "clips": len(right_N)}])
+    best_layers(per_class, folder)
+    _plot(accuracies, folder)
+    accuracies.show("Which sound is it? Accuracy of a linear probe on each layer")
+
+
+def best_layers(per_class: Table, folder: Path) -> Table:
+    """Of every class the layer whose F1 is highest (the lowest of equals), and how often each layer is best."""
+    import plotly.graph_objects as go
+
+    (folder / "best_layers.csv").unlink(missing_ok=True)  # made of classes.csv alone
+    best = Table(folder / "best_layers.csv", ("backbone", "condition", "class", "layer", "f1"))
+    groups: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+    for row in per_class.rows:
+        by_class = groups.setdefault((row["backbone"], row["condition"]), {})
+        by_class.setdefault(row["class"], {})[int(row["layer"])] = float(row["f1"])
+    figure = go.Figure(layout={"barmode": "group", "xaxis_title": "layer", "yaxis_title": "classes it is best for"})
+    for (backbone, condition), by_class in groups.items():
+        winners = []
+        for label, f1 in by_class.items():
+            layer = min(f1, key=lambda k: (-f1[k], k))
+            winners.append(layer)
+            best.extend(
+                [{"backbone": backbone, "condition": condition, "class": label, "layer": layer, "f1": f1[layer]}]
+            )
+        if len(next(iter(by_class.values()))) > 1:  # log-mel has but one
+            layers = range(max(max(f1) for f1 in by_class.values()) + 1)
+            figure.add_bar(x=list(layers), y=[winners.count(k) for k in layers], name=f"{backbone}, {condition}")
+    save_plot(figure, folder / "best_layers", "Best layer per class")
+    return best
+
+
+def _plot(accuracies: Table, folder: Path) -> None:
+    lines: dict[str, list[tuple[float, float, float, float]]] = {}
+    layers = max(int(row["layer"]) for row in accuracies.rows)
+    for row in accuracies.rows:
+        points = lines.setdefault(f"{row['backbone']}, {row['condition']}", [])
+        y, low, high = (100 * float(row[k]) for k in ("accuracy", "low", "high"))
+        # log-mel has no layers: a level to compare with
+        points += [(x, y, low, high) for x in ([0, layers] if row["backbone"] == LOG_MEL else [int(row["layer"])])]
+    figure = line_plot(lines, "layer", "accuracy, %", dashed=[k for k in lines if k.startswith(LOG_MEL)])
+    save_plot(figure, folder / "probe", "Which sound is it? A linear probe on each layer")

@@ -1,0 +1,59 @@
+"""Word error rates: Whisper's own decoding, its own text normaliser, intervals over utterances."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from whispertag.audio import SAMPLE_RATE, WINDOW_SECONDS, fit_length, log_mel
+
+
+@cache
+def _normaliser() -> Any:
+    from whisper.normalizers import EnglishTextNormalizer
+
+    return EnglishTextNormalizer()
+
+
+def transcribe(model: Any, waves: Sequence[np.ndarray], batch: int = 16, **options: Any) -> list[str]:
+    """Texts of waves of at most 30 s, by `whisper.decode` with its default options."""
+    return [text for texts in transcribe_stream(model, waves, batch, **options) for text in texts]
+
+
+def transcribe_stream(model: Any, waves: Sequence[np.ndarray], batch: int = 16, **options: Any) -> Iterator[list[str]]:
+    """The texts of one batch after another."""
+    from whisper import DecodingOptions
+
+    options = {"language": "en", "fp16": model.device.type == "cuda"} | options
+    for first in range(0, len(waves), batch):
+        part = waves[first : first + batch]
+        wave_BS = torch.from_numpy(np.stack([fit_length(w, WINDOW_SECONDS * SAMPLE_RATE) for w in part]))
+        mel_BMF = log_mel(wave_BS.to(model.device), model.dims.n_mels)
+        with torch.no_grad():
+            yield [result.text for result in model.decode(mel_BMF, DecodingOptions(**options))]
+
+
+def word_errors(references: Sequence[str], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """→ errors (substitutions, deletions, insertions) and words of each reference, after normalisation."""
+    import jiwer
+
+    normalise = _normaliser()
+    errors, words = [], []
+    for reference, text in zip(references, texts, strict=True):
+        reference, text = normalise(reference), normalise(text)
+        n = len(reference.split())
+        if n == 0:
+            errors.append(len(text.split()))
+        else:
+            out = jiwer.process_words(reference, text)
+            errors.append(out.substitutions + out.deletions + out.insertions)
+        words.append(n)
+    return np.array(errors), np.array(words)
+
+
+def word_error_rate(references: Sequence[str], texts: Sequence[str]) -> float:
+    """Errors over reference words, of all utterances together."""
+    errors, words = word_errors(references, texts)
+    return float(errors.sum() / max(1, words.sum()))
