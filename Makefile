@@ -5,16 +5,26 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench clean
+.PHONY: help setup demo nano test test-all lint bench clean
+DIGITS ?= ../shared/data/fsdd
+NOISES ?= ../shared/data/esc10
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/dev  ## install everything, for working on whispertag too
 
-demo: $(VENV)/ready  ## make the embedded data set, train TL-TR on it, print what came out
+demo: $(VENV)/ready  ## train TL-TR on the embedded data set; then hear words and sounds of a clip
 	$(BIN)/python train.py baseline=true
+	$(BIN)/python -m whispertag.listen.demo experiments/scratch/runs/defaults/head.safetensors
 
+nano: $(VENV)/dev  ## train the shipped backbones anew (hours; DIGITS=<FSDD> NOISES=<ESC-10>; espeak-ng)
+	$(BIN)/python experiments/nano/run.py digits=$(DIGITS) noises=$(NOISES)
+	$(BIN)/python experiments/nano/run.py digits=$(DIGITS) noises=$(NOISES) name=nano-clean recipe.noise=0 steps=2500
+	$(BIN)/python experiments/nano/run.py digits=$(DIGITS) noises=$(NOISES) name=nano-unheard unheard=yweweler
+	$(BIN)/python experiments/nano/exam.py digits=$(DIGITS) noises=$(NOISES) name=nano model=experiments/nano/runs/nano/nano.pt
+	$(BIN)/python experiments/nano/exam.py digits=$(DIGITS) noises=$(NOISES) name=nano-clean model=experiments/nano/runs/nano-clean/nano.pt
+	$(BIN)/python experiments/nano/exam.py digits=$(DIGITS) noises=$(NOISES) name=nano-unheard model=experiments/nano/runs/nano-unheard/nano.pt unheard=yweweler
 test: $(VENV)/dev  ## the tests (under 5 minutes on 2 cores)
 	$(BIN)/python -m pytest
 

@@ -11,12 +11,20 @@ from omegaconf import OmegaConf
 
 import whispertag.runs.build  # noqa: F401 (registers the resolver)
 from whispertag.data.module import ClipData
+from whispertag.data.speech import read_speech
 from whispertag.model.backbone import WhisperBackbone
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("model", "head", "data", "optim", "trainer", "callbacks", "logger", "experiment", "sweep")
 FILES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 # What a command must give: places of data, which have no default.
+STUDIES = {  # conf/<name>.yaml → what it gives its values to, and what a command must say
+    "nano": ("whispertag.nano.study.train", ["digits=/d", "noises=/n"]),
+    "exam": ("whispertag.nano.exam.run", ["digits=/d", "noises=/n"]),
+    "noise": ("whispertag.studies.noise.run", ["noises=/n", "speech.path=/d"]),
+    "probe": ("whispertag.studies.probe.run", ["sounds=/n", "speech.path=/d"]),
+    "cost": ("whispertag.studies.cost.run", []),
+}
 PLACES = {
     "esc50": ["data.root=/d"],
     "own": ["data.root=/d", "data.table=/t.csv"],
@@ -38,7 +46,7 @@ def the_command(group: str, option: str) -> list[str]:
 
 def test_there_is_no_group_without_a_file_and_no_file_outside_a_group():
     assert {group for group, _ in FILES} == set(GROUPS)
-    assert {p.name for p in CONF.iterdir()} == {*GROUPS, "hydra", "config.yaml"}
+    assert {p.name for p in CONF.iterdir()} == {*GROUPS, "hydra", "config.yaml", *(f"{s}.yaml" for s in STUDIES)}
 
 
 @pytest.mark.parametrize(("group", "option"), FILES)
@@ -72,6 +80,20 @@ def test_every_file_composes_and_binds(group, option):
     for node in resolved["callbacks"].values():
         bind(node, {})
     assert found >= 8
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_composes_and_binds(name):
+    target, places = STUDIES[name]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(name, places)
+    values = {k: v for k, v in instantiate(config, _convert_="all").items() if k != "name"}
+    bound = inspect.signature(get_method(target)).bind("folder", **values).arguments
+    if name == "cost":
+        heads = {p.stem for p in (CONF / "head").glob("*.yaml")}
+        assert set(bound["heads"]) == heads, "every head is in the table of costs"
+    if "speech" in bound:
+        inspect.signature(read_speech).bind(**bound["speech"])
 
 
 @pytest.mark.parametrize("option", [o for g, o in FILES if g == "head"])
@@ -121,7 +143,7 @@ def test_audioset_presets_read_the_published_layout_in_place(size, tmp_path):
 
 def test_commands_compose_as_they_read():
     assert composed("head=tl_tr", "model=large-v2").weights == "pretrained"
-    assert composed().weights == "random", "the nano backbone is random, explicitly"
+    assert (composed().weights, composed().model.name) == ("pretrained", "nano")
     assert composed("model=large-v2", "weights=random").weights == "random"
     esc = composed("data=esc50", "data.root=/d", "data.fold=2")
     assert (esc.context, esc.pool, esc.data.fold, esc.trainer.max_epochs) == (5, 10, 2, 30)

@@ -74,14 +74,14 @@ def test_a_run_leaves_all_it_promises(one_run):
     assert result["metrics"]["clips"] == 6
     assert result["trainable_parameters"] == 400_414
     assert result["gmacs"]["backbone"] == pytest.approx(0.7, abs=0.01)
-    assert result["backbone"]["weights"] == "random"
+    assert result["backbone"]["weights"] == "pretrained" and result["backbone"]["name"] == "nano"
     assert result["epochs"] == 2 and result["seconds"] > 0 and result["train_clips_per_second"] > 0
     assert 0 <= result["waiting_for_data"] < 1
     assert result["config"]["data"]["n_train"] == 12 and "trainer.max_epochs=2" in result["overrides"]
     assert result["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert set(result["baseline"]) >= {"mAP", "mAUC"}
     assert "log-mel probe" in done.stdout and str(folder) in done.stdout
-    assert "RANDOM" in done.stdout and "RANDOM" in done.stderr, "random weights are said aloud"
+    assert "nano (pretrained weights)" in done.stdout
     rows = (folder / "classes.csv").read_text().splitlines()
     assert rows[0].startswith("index,mid,name,clips,AP,AUC") and len(rows) == 31
 
@@ -223,12 +223,13 @@ def test_wrong_input_ends_with_a_line_that_names_it(arguments, says, tmp_path):
         assert "Traceback" not in done.stderr and len(line.strip().splitlines()) <= 2
 
 
-def test_bad_clips_are_named_in_the_result(tmp_path):
+def test_bad_clips_and_random_weights_are_named_in_the_result(tmp_path):
     folder = write_shards_of(tmp_path / "s", [["Speech"], ["Nonsense"], ["Music"], ["Speech"]], seconds=1)
     arguments = [f"data.train=[{folder}]", f"data.val=[{folder}]", "data.clip_seconds=1", "context=1", "pool=10"]
-    train(
-        "data=shards", *arguments, "data.workers=1", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", *QUIET
-    )
+    arguments += ["data.workers=1", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "weights=random"]
+    done = train("data=shards", *arguments, *QUIET)
+    assert "RANDOM" in done.stdout and "RANDOM" in done.stderr, "random weights are said aloud"
+    assert read_result(runs()[0])["backbone"]["weights"] == "random"
     (bad,) = read_result(runs()[0])["bad_clips"].items()
     assert bad == (f"{folder}/test-000000.tar:clip001", "unknown class 'Nonsense' (did you mean 'Noise'?)")
 

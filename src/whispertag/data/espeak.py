@@ -42,7 +42,7 @@ def espeak_utterances(
         from rich.progress import track
 
         with ThreadPoolExecutor(2) as pool:
-            spoken = pool.map(lambda request: _speak(*request), requests)
+            spoken = pool.map(lambda request: speak(*request), requests)
             waves = list(track(spoken, "espeak-ng", total=n, transient=True))
         file = io.BytesIO()
         lengths = np.array([len(wave_S) for wave_S in waves])
@@ -70,7 +70,7 @@ def _requests(n: int, seed: int, variants: list[str], words: tuple[str, ...]) ->
     return requests
 
 
-def _speak(text: str, voice: str, speed: int, pitch: int, gap: int) -> np.ndarray:
+def speak(text: str, voice: str, speed: int, pitch: int, gap: int) -> np.ndarray:
     options = ["-v", voice, "-s", str(speed), "-p", str(pitch), "-g", str(gap)]
     return trimmed(read_wave(_espeak(*options, "--stdout", text)))
 

@@ -136,7 +136,7 @@ class Scenes:
         """A new one of at most about `longest` seconds, in a voice, a room and a channel of its own."""
         tempo = rng.uniform(0.82, 1.22)  # pitch and formants move along
         room = longest * tempo
-        if rng.random() < self.recipe.recorded or self.lengths[0] > room:
+        if not self.spoken or rng.random() < self.recipe.recorded or self.lengths[0] > room:
             voice = self.recorded[rng.integers(len(self.recorded))]
             gap = rng.uniform(0, 0.25) if rng.random() < 0.7 else rng.uniform(0.25, 0.7)
             parts, gaps, length = [voice[rng.integers(len(voice))]], list[float](), 0.0

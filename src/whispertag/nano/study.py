@@ -59,7 +59,7 @@ def train(
         raise ValueError(f"unheard={unheard}: no such speaker in {digits}")
     recorded, tests = ([u for u in part if u.speaker != unheard] for part in (recorded, tests))
     sounds = [*noises_of(noises, test=False).values(), *synthetic_noises(n_synthetic, seed)] if recipe.noise else []
-    spoken = espeak_utterances(cache, n_spoken, seed)
+    spoken = espeak_utterances(cache, n_spoken, seed) if n_spoken else []
     check = strings(tests, 40, seed=1)
     texts = [" ".join(u.words) for u in check]
     kept = list(noises_of(noises, test=True).values())

@@ -76,11 +76,13 @@ class SpeechTraining(pl.LightningModule):
         logits_BNV, states_BTD = self.model(batch["mel_BMF"], batch["tokens_BN"], batch["first_B"])
         loss = F.cross_entropy(logits_BNV.flatten(0, 1), batch["targets_BN"].flatten(), ignore_index=IGNORE)
         heard = batch["whole_B"]  # a word the window cuts in two is neither said nor unsaid
-        chances_TBV = self.words(states_BTD[heard]).float().log_softmax(-1).transpose(0, 1)
-        n_steps_B = torch.full((chances_TBV.shape[1],), chances_TBV.shape[0])
-        ctc = F.ctc_loss(
-            chances_TBV, batch["words_BW"][heard], n_steps_B, batch["n_words_B"][heard], BLANK, zero_infinity=True
-        )
+        ctc = loss.new_zeros(())
+        if heard.any():
+            chances_TBV = self.words(states_BTD[heard]).float().log_softmax(-1).transpose(0, 1)
+            n_steps_B = torch.full((chances_TBV.shape[1],), chances_TBV.shape[0])
+            ctc = F.ctc_loss(
+                chances_TBV, batch["words_BW"][heard], n_steps_B, batch["n_words_B"][heard], BLANK, zero_infinity=True
+            )
         rate = self.learning_rate(step)
         optimizers: Any = self.optimizers()
         for optimizer, full in zip(optimizers, self.rates, strict=True):
@@ -99,8 +101,8 @@ class SpeechTraining(pl.LightningModule):
 
             whisper = self.model.whisper()
             rates = {
-                f"wer_{k}": word_error_rate(texts, transcribe(whisper, waves))
-                for k, (waves, texts) in self.check.items()
+                f"wer_{name}": word_error_rate(texts, transcribe(whisper, waves), digit_by_digit=True)
+                for name, (waves, texts) in self.check.items()
             }
             self.log_dict(rates, prog_bar=True)
 

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from whispertag.runs.folder import claim, first_difference, run_name, set_aside
+from whispertag.runs.folder import LOCK, claim, first_difference, run_name, set_aside
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -87,7 +87,11 @@ def study(config: DictConfig) -> Iterator[tuple[Path, dict[str, Any]]]:
         if request.exists() and (changed := first_difference(json.loads(request.read_text()), asked)):
             raise ValueError(f"{folder} was begun with another {changed}: give name=<a new one>, or remove it")
         write_atomically(request, json.dumps(asked, indent=1).encode())
-        yield folder, {k: v for k, v in instantiate(config, _convert_="all").items() if k != "name"}
+        try:
+            yield folder, {k: v for k, v in instantiate(config, _convert_="all").items() if k != "name"}
+        finally:
+            if not [p for p in folder.iterdir() if p not in (request, folder / LOCK) and p.suffix not in ("", ".log")]:
+                request.unlink()  # nothing has come of it: the next request need not be the same
 
 
 def begin(config: DictConfig) -> "Result":

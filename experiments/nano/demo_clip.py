@@ -1,0 +1,26 @@
+"""How src/whispertag/assets/demo.flac was made: a voice nano never heard, and an alarm of data/synth.py behind it."""
+
+import numpy as np
+import soundfile
+
+from whispertag.audio import SAMPLE_RATE
+from whispertag.data import synth
+from whispertag.data.espeak import speak
+from whispertag.data.mixing import mix
+from whispertag.listen.demo import CLIP
+
+SECONDS = 10
+
+
+def main() -> None:
+    voice_S = speak("help call nine one one", "en-us+f2", speed=130, pitch=50, gap=10)
+    n = SECONDS * SAMPLE_RATE
+    wave_S = np.zeros(n, np.float32)
+    wave_S[2 * SAMPLE_RATE : 2 * SAMPLE_RATE + len(voice_S)] = voice_S
+    alarm_S = synth.SOUNDS["Smoke detector, smoke alarm"](np.random.default_rng(3), n)
+    wave_S = mix(wave_S, alarm_S, 5.0)
+    soundfile.write(CLIP, 0.5 * wave_S / np.abs(wave_S).max(), SAMPLE_RATE)
+
+
+if __name__ == "__main__":
+    main()

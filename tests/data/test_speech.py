@@ -1,0 +1,140 @@
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from whispertag.data import espeak
+from whispertag.data.mixing import active_level
+from whispertag.data.speech import (
+    COMMANDS,
+    DIGITS,
+    LEVEL,
+    Utterance,
+    join,
+    read_digits,
+    read_speech,
+    split_takes,
+    strings,
+    talk,
+)
+
+needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A folder in FSDD's layout: every digit is a tone of its own, with silence around it."""
+    root = tmp_path_factory.mktemp("fsdd")
+    write_digits(root)
+    return root
+
+
+def write_digits(root, speakers=("ann", "bob"), takes=7):
+    (root / "recordings").mkdir()
+    for s, speaker in enumerate(speakers):
+        for take in range(takes):
+            for digit in range(10):
+                n = 2400 + 80 * take
+                wave = 0.3 * np.sin(2 * np.pi * (300 + 150 * digit + 20 * s) * np.arange(n) / 8000)
+                padded = np.pad(wave, 800)
+                soundfile.write(root / "recordings" / f"{digit}_{speaker}_{take}.wav", padded, 8000)
+
+
+def test_digits_are_read_trimmed_and_levelled(digits):
+    recorded = read_digits(digits)
+    assert len(recorded) == 140
+    seven = next(u for u in recorded if u.words == ("seven",) and u.speaker == "bob" and u.take == 3)
+    assert seven.seconds == pytest.approx((2400 + 240) / 8000, abs=0.05), "the silence around it is cut off"
+    assert active_level(seven.wave_S) == pytest.approx(LEVEL, rel=0.02)
+
+
+def test_takes_are_split_as_in_the_data_set(digits):
+    train, test = split_takes(read_digits(digits))
+    assert {u.take for u in test} == set(range(5))
+    assert {u.take for u in train} == {5, 6}
+
+
+@pytest.mark.parametrize("name", ["x_ann_0.wav", "12_ann_0.wav", "3_ann.wav"])
+def test_a_file_of_another_name_is_named(tmp_path, name):
+    (tmp_path / "recordings").mkdir()
+    soundfile.write(tmp_path / "recordings" / name, np.zeros(100), 8000)
+    with pytest.raises(ValueError, match=name):
+        read_digits(tmp_path)
+
+
+def test_strings_are_of_one_speaker_and_use_all_recordings_alike(digits):
+    _, test = split_takes(read_digits(digits))
+    made = strings(test, 40, seed=0)
+    assert {u.speaker for u in made} == {"ann", "bob"}
+    assert all(3 <= len(u.words) <= 7 for u in made)
+    counts = np.unique([w for u in made for w in u.words], return_counts=True)[1]
+    assert len(counts) == 10 and counts.max() - counts.min() <= 12
+    assert [u.words for u in strings(test, 40, seed=0)] == [u.words for u in made]
+    assert [u.words for u in strings(test, 40, seed=1)] != [u.words for u in made]
+
+
+def test_joined_words_keep_their_gaps():
+    one, two = (Utterance((w,), np.ones(1600, np.float32), "a") for w in ("one", "two"))
+    both = join([one, two], [0.25])
+    assert both.words == ("one", "two")
+    assert both.seconds == pytest.approx(0.45)
+    assert not both.wave_S[1600 : 1600 + 4000].any()
+
+
+def test_someone_talks_as_long_as_asked(digits):
+    recorded = read_digits(digits)
+    wave = talk(np.random.default_rng(0), recorded, 80_000)
+    assert wave.shape == (80_000,) and wave.any()
+
+
+def test_librispeech_and_tables(tmp_path):
+    chapter = tmp_path / "libri" / "84" / "121"
+    chapter.mkdir(parents=True)
+    tone = np.sin(np.arange(8000) / 5) * 0.1
+    soundfile.write(chapter / "84-121-0000.flac", tone, 16_000)
+    (chapter / "84-121.trans.txt").write_text("84-121-0000 GO DO YOU HEAR\n")
+    (utterance,) = read_speech("librispeech", tmp_path / "libri")
+    assert utterance.words == ("GO", "DO", "YOU", "HEAR") and utterance.speaker == "84"
+
+    soundfile.write(tmp_path / "a.wav", tone, 16_000)
+    (tmp_path / "t.csv").write_text("filename,text,speaker\na.wav,hello there,eve\n")
+    (utterance,) = read_speech("table", tmp_path / "t.csv")
+    assert utterance.words == ("hello", "there") and utterance.speaker == "eve"
+    (tmp_path / "t.csv").write_text("file,text\na.wav,hello\n")
+    with pytest.raises(ValueError, match="filename and text"):
+        read_speech("table", tmp_path / "t.csv")
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="recordings"):
+        read_speech("digits", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"trans\.txt"):
+        read_speech("librispeech", tmp_path)
+    with pytest.raises(ValueError, match=r"speech\.path"):
+        read_speech("digits")
+    with pytest.raises(ValueError, match="give digits"):
+        read_speech("morse", tmp_path)
+
+
+@needs_espeak
+def test_espeak_speaks_and_remembers(tmp_path, monkeypatch):
+    first = espeak.espeak_utterances(tmp_path, 6, seed=3)
+    assert len(first) == 6 and all(set(u.words) <= {*DIGITS, *COMMANDS} for u in first)
+    assert all(active_level(u.wave_S) == pytest.approx(LEVEL, rel=0.2) for u in first)
+    monkeypatch.setattr(espeak, "speak", lambda *a: pytest.fail("it was kept"))
+    again = espeak.espeak_utterances(tmp_path, 6, seed=3)
+    assert all(np.array_equal(a.wave_S, b.wave_S) for a, b in zip(first, again))
+
+
+@needs_espeak
+def test_voices_for_tests_are_not_trained_on():
+    train, test = espeak.voice_variants(held_out=False), espeak.voice_variants(held_out=True)
+    assert not set(train) & set(test)
+    assert len(test) >= 5 and len(train) >= 30
+
+
+def test_without_espeak_the_package_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(FileNotFoundError, match="Debian package espeak-ng"):
+        espeak.espeak_utterances(tmp_path, 3)

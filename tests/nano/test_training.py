@@ -1,0 +1,149 @@
+"""One training, with material the tests make: seeded, resumed, and what a wrong request says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import whisper
+
+from tests.conftest import ROOT
+from tests.data.test_speech import write_digits
+from whispertag.nano.model import NanoWhisper, dimensions
+from whispertag.nano.training import SpeechTraining
+from whispertag.nano.vocabulary import Vocabulary
+
+SMALL = {"width": 32, "heads": 2, "layers": 1, "text_layers": 1}
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> list[str]:
+    """Digits and noises in the layouts of FSDD and ESC-50, as arguments of experiments/nano/run.py."""
+    root = tmp_path_factory.mktemp("material")
+    (root / "digits").mkdir()
+    write_digits(root / "digits")
+    (root / "noises" / "audio").mkdir(parents=True)
+    (root / "noises" / "meta").mkdir()
+    rows = ["filename,fold,target,category"]
+    for fold in (1, 5):
+        for i in range(2):
+            wave = 0.1 * np.random.default_rng(i).standard_normal(16_000)
+            soundfile.write(root / "noises" / "audio" / f"{fold}-{i}.wav", wave, 16_000)
+            rows.append(f"{fold}-{i}.wav,{fold},{i},kind{i}")
+    (root / "noises" / "meta" / "esc50.csv").write_text("\n".join(rows))
+    return [f"digits={root / 'digits'}", f"noises={root / 'noises'}"]
+
+
+def request(material, *more: str) -> list[str]:
+    small = [f"model.{k}={v}" for k, v in SMALL.items()]
+    sizes = ["n_spoken=0", "n_synthetic=2", "steps=6", "epoch_steps=2", "threads=1", "+recipe.audio_per_step=6.0"]
+    return [sys.executable, str(ROOT / "experiments" / "nano" / "run.py"), *material, *small, *sizes, *more]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_killed_and_resumed_it_ends_with_the_same_file(material, tmp_path):
+    """The same seed gives the same weights (on this machine, with as many threads), also after a kill."""
+    straight = run(request(material))
+    assert straight.returncode == 0, straight.stderr
+    folder = Path("experiments/nano/runs/nano")
+    expected = (folder / "nano.pt").read_bytes()
+    assert whisper.load_model(str(folder / "nano.pt"), device="cpu").dims.n_audio_state == 32
+    folder.rename(tmp_path / "straight")
+
+    process = subprocess.Popen(
+        request(material), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while not (folder / "last.ckpt").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "nano.pt").exists(), "killed too late for this test to say anything"
+    resumed = run(request(material))
+    assert resumed.returncode == 0, resumed.stderr
+    assert (folder / "nano.pt").read_bytes() == expected
+    again = run(request(material))
+    assert again.returncode == 0 and "nothing to train" in again.stdout + again.stderr
+
+
+def test_wrong_requests_are_one_line(material):
+    for more, message in (
+        (["unheard=nobody"], "no such speaker"),
+        (["steps=5"], "not a multiple"),
+        (["noises=/nowhere"], "/nowhere"),
+    ):
+        ended = run(request(material, *more))
+        assert ended.returncode == 1
+        line = ended.stderr.strip().splitlines()[-1]
+        assert line.startswith("error: ") and message in line, ended.stderr
+
+
+def test_a_folder_of_another_request_is_refused(material):
+    folder = Path("experiments/nano/runs/nano")
+    folder.mkdir(parents=True)
+    assert run(request(material, "unheard=nobody")).returncode == 1
+    assert not (folder / "request.json").exists(), "nothing came of that: the mended command may run"
+    (folder / "request.json").write_text(json.dumps({"seed": 7}))
+    ended = run(request(material))
+    assert ended.returncode == 1 and "was begun with another" in ended.stderr and "give name=" in ended.stderr
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    v = Vocabulary()
+    return {
+        "mel_BMF": torch.randn(4, 80, 120, generator=torch.Generator().manual_seed(0)).clamp(-1, 1),
+        "first_B": torch.tensor([0, 10, 200, 0]),
+        "tokens_BN": torch.tensor([[v.sot, v.no_timestamps, i] for i in range(4)]),
+        "targets_BN": torch.tensor([[v.no_timestamps, i, v.eot] for i in range(4)]),
+        "words_BW": torch.arange(4)[:, None],
+        "n_words_B": torch.ones(4, dtype=torch.long),
+        "whole_B": torch.tensor([True, True, True, False]),
+    }
+
+
+def training(steps: int) -> tuple[SpeechTraining, list[dict[str, float]]]:
+    """A module whose training_step can be called without a trainer, and what it logs."""
+    torch.manual_seed(0)
+    module = SpeechTraining(NanoWhisper(dimensions(**SMALL), Vocabulary()), steps=steps)
+    optimizers, logged = module.configure_optimizers(), []
+    module.optimizers = lambda: optimizers
+    module.manual_backward = lambda loss: loss.backward()
+    module.log_dict = lambda values, **_: logged.append({k: float(v) for k, v in values.items()})
+    return module, logged
+
+
+def test_it_learns(batch):
+    """Thirty steps on one batch: the words are more likely than at the start; both optimisers move weights."""
+    module, logged = training(30)
+    before = {k: v.clone() for k, v in module.named_parameters()}
+    for _ in range(30):
+        module.training_step(batch, 0)
+    assert module.done == 30
+    assert logged[-1]["loss"] < 0.5 * logged[0]["loss"] and logged[-1]["ctc"] < 0.5 * logged[0]["ctc"]
+    assert [k for k, v in module.named_parameters() if torch.equal(v, before[k])] == []
+
+
+def test_a_batch_whose_windows_all_end_in_a_word_is_learnt_from_too(batch):
+    module, logged = training(1)
+    module.training_step(batch | {"whole_B": torch.zeros(4, dtype=torch.bool)}, 0)
+    assert logged[0]["ctc"] == 0.0 and logged[0]["loss"] > 0
+
+
+def test_the_learning_rate_warms_up_and_goes_down():
+    module = SpeechTraining(NanoWhisper(dimensions(**SMALL), Vocabulary()), steps=100, warmup=0.1)
+    rates = [module.learning_rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0)
+    assert rates.index(max(rates)) in (9, 10)
+    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.02

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import torch
+
+from whispertag.data.mixing import active_level
+from whispertag.data.speech import DIGITS
+from whispertag.nano.scenes import Recipe, Scenes, Segment
+from whispertag.nano.vocabulary import GRID, Vocabulary
+from whispertag.nano.windows import IGNORE, TrainingWindows
+
+V = Vocabulary()
+# As at the end of training: everything that comes in gradually is in
+GROWN = {"growing": 0.0, "easing": 0.0}
+
+
+def test_the_vocabulary_is_whispers():
+    assert [V.tokenizer.decode([row]) for row in V.rows[:10]] == [f" {digit}" for digit in DIGITS]
+    assert V.rows[V.stamp(7)] == V.tokenizer.timestamp_begin + 70, "1.4 s, on Whisper's scale of 0.02 s"
+    assert V.tokenizer.decode_with_timestamps([V.rows[V.stamp(150)]]) == "<|30.00|>"
+    assert len(set(V.rows)) == len(V.rows) == V.other == len(V) - 1
+    assert V.n_other + len(V.rows) == 51_864
+
+
+def test_a_batch_is_a_function_of_seed_and_step(scenes):
+    whole = TrainingWindows(scenes(), 10, seed=4)
+    resumed = TrainingWindows(scenes(), 10, seed=4, first=6, last=10)
+    assert len(resumed) == 4
+    for key, value in whole[7].items():
+        assert torch.equal(value, resumed[1][key]), key
+    assert not torch.equal(
+        TrainingWindows(scenes(), 10, seed=5)[7]["mel_BMF"][:1, :, :100], whole[7]["mel_BMF"][:1, :, :100]
+    )
+    with pytest.raises(IndexError):
+        resumed[4]
+
+
+def test_targets_are_the_inputs_one_on(scenes):
+    windows = TrainingWindows(scenes(**GROWN, prompted=0.5, silent=0.2), 12, seed=0)
+    prompts = 0
+    for batch in (windows[i] for i in range(12)):
+        for inputs, targets in zip(batch["tokens_BN"].tolist(), batch["targets_BN"].tolist()):
+            begin = inputs.index(V.sot)
+            assert all(t == IGNORE for t in targets[:begin]), "the prompt is not learnt"
+            prompts += begin > 0
+            assert begin == 0 or (inputs[0] == V.sot_prev and begin <= 64)
+            if targets[begin] == V.no_speech:
+                assert targets[begin + 1] == V.eot
+                continue
+            for i in range(begin, len(inputs) - 1):
+                if targets[i] not in (V.eot, IGNORE):
+                    assert inputs[i + 1] == targets[i]
+            assert V.eot in targets[begin:]
+    assert prompts > 5
+
+
+def test_what_a_text_looks_like(scenes):
+    windows = TrainingWindows(scenes(stamped=1.0), 1, seed=0)
+    segments = [
+        Segment(("one", "two"), 0.5, 1.31),
+        Segment(("six",), 1.7, 2.05),
+        Segment(("no",), 28.3, 30.0, cut=True),
+    ]
+    inputs, targets = windows.tokens(np.random.default_rng(0), segments, 0.0, prompted=False)
+    stamps = [V.stamp(i) for i in (2, 7, 8, 11, 141)]
+    expected = [stamps[0], 1, 2, stamps[1], stamps[2], 6, stamps[3], stamps[4], V.eot]
+    assert targets == expected, "rounded outwards; of the last one only where it begins"
+    assert inputs == [V.sot, *expected[:-1]]
+
+
+def test_the_first_stamp_is_one_that_whisper_may_decode(scenes):
+    windows = TrainingWindows(scenes(stamped=1.0), 1, seed=0)
+    (_, first, *_), _ = windows.tokens(np.random.default_rng(0), [Segment(("one",), 0.3, 1.0)], 12.0, prompted=False)
+    assert first == V.stamp(0), "Whisper allows at most 1.0 s"
+
+
+def test_time_stamps_go_up(scenes):
+    windows = TrainingWindows(scenes(**GROWN, long=0.7, stamped=1.0, audio_per_step=60.0), 8, seed=1)
+    for batch in (windows[i] for i in range(8)):
+        for targets in batch["targets_BN"].tolist():
+            stamps = [t for t in targets if t >= V.first_stamp]
+            assert stamps == sorted(stamps)
+
+
+def test_speech_is_where_the_segments_say(scenes):
+    made = scenes(noise=0.0, silent=0.0)
+    for seed in range(20):
+        wave_S, segments = made.window(np.random.default_rng(seed), 6.0, 1.0)
+        inside = np.zeros(len(wave_S), bool)
+        for segment in segments:
+            inside[max(0, round(segment.start * 16_000) - 800) : round(segment.end * 16_000) + 800] = True
+        inside[: round(0.16 * 16_000)] = True  # the end of a word from the window before may be there
+        assert np.square(wave_S[~inside]).sum() < 1e-3 * np.square(wave_S).sum()
+        assert {w for s in segments for w in s.words} <= set(DIGITS)
+        assert wave_S.shape == (96_000,) and np.abs(wave_S).max() <= 1.0
+
+
+def test_noise_grows_as_the_training_goes_on(recorded, noises):
+    """At the end the SNR goes down to -10 dB, at the beginning it is 20 dB."""
+    recipe = Recipe(silent=0.0, noise=1.0)
+    loud = {}
+    for progress in (0.0, 1.0):
+        made = Scenes(recorded, [], noises, recipe)
+        floors = []
+        for seed in range(20):
+            wave_S, segments = made.window(np.random.default_rng(seed), 5.5, progress)
+            quiet = wave_S[round(max(s.end for s in segments) * 16_000) + 1600 :]
+            if len(quiet) > 3200:
+                floors.append(active_level(quiet) / active_level(wave_S))
+        loud[progress] = np.median(floors)
+    assert loud[1.0] > 3 * loud[0.0]
+
+
+def test_without_noise_silence_is_silent(scenes, recorded):
+    made = Scenes(recorded, [], [], Recipe(noise=0.0, silent=1.0))
+    for seed in range(10):
+        wave_S, segments = made.window(np.random.default_rng(seed), 2.0, 1.0)
+        assert segments == [] and np.abs(wave_S).max() < 1e-3
+    with pytest.raises(ValueError, match="no noises"):
+        Scenes(recorded, [], [], Recipe())
+
+
+def test_long_windows_may_end_in_a_word(scenes):
+    windows = TrainingWindows(scenes(**GROWN, long=1.0, silent=0.0, audio_per_step=60.0), 12, seed=2)
+    whole = torch.cat([windows[i]["whole_B"] for i in range(12)])
+    assert 0 < whole.sum() < len(whole)
+    assert windows[0]["mel_BMF"].shape[-1] == 3000
+    assert GRID == 0.2
