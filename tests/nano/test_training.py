@@ -43,7 +43,15 @@ def material(tmp_path_factory) -> list[str]:
 
 def request(material, *more: str) -> list[str]:
     small = [f"model.{k}={v}" for k, v in SMALL.items()]
-    sizes = ["n_spoken=0", "n_synthetic=2", "steps=6", "epoch_steps=2", "threads=1", "+recipe.audio_per_step=6.0"]
+    sizes = [
+        "n_spoken=0",
+        "n_synthetic=2",
+        "steps=6",
+        "epoch_steps=2",
+        "threads=1",
+        "precision=32-true",
+        "+recipe.audio_per_step=6.0",
+    ]
     return [sys.executable, str(ROOT / "experiments" / "nano" / "run.py"), *material, *small, *sizes, *more]
 
 
@@ -120,7 +128,7 @@ def training(steps: int) -> tuple[SpeechTraining, list[dict[str, float]]]:
     optimizers, logged = module.configure_optimizers(), []
     module.optimizers = lambda: optimizers
     module.manual_backward = lambda loss: loss.backward()
-    module.log_dict = lambda values, **_: logged.append({k: float(v) for k, v in values.items()})
+    module.log_dict = lambda values, **_: logged.append({k: v.item() for k, v in values.items()})
     return module, logged
 
 

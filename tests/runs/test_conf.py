@@ -143,7 +143,7 @@ def test_audioset_presets_read_the_published_layout_in_place(size, tmp_path):
 
 def test_commands_compose_as_they_read():
     assert composed("head=tl_tr", "model=large-v2").weights == "pretrained"
-    assert (composed().weights, composed().model.name) == ("pretrained", "nano")
+    assert composed().weights == "random", "the nano backbone is random, explicitly"
     assert composed("model=large-v2", "weights=random").weights == "random"
     esc = composed("data=esc50", "data.root=/d", "data.fold=2")
     assert (esc.context, esc.pool, esc.data.fold, esc.trainer.max_epochs) == (5, 10, 2, 30)
@@ -151,7 +151,8 @@ def test_commands_compose_as_they_read():
 
 
 def test_sizes_are_never_typed_into_yaml():
-    for path in CONF.rglob("*.yaml"):
+    # nano.yaml is where nano's sizes come from, cost.yaml asks for heads without a data set
+    for path in set(CONF.rglob("*.yaml")) - {CONF / "nano.yaml", CONF / "cost.yaml"}:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         assert not {"width", "n_layers", "n_classes", "n_mels"} & set(str(values).replace("'", " ").split()), path
 

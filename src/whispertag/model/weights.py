@@ -64,7 +64,12 @@ def random_dimensions(name: str) -> dict[str, int]:
 def find_checkpoint(name: str, download_root: str | None = None) -> Path:
     """A model name or path → a checkpoint file on disk; OpenAI's are downloaded and checksummed by whisper."""
     if name in SHIPPED:
-        return Path(str(ASSETS / f"{name}.pt"))
+        path = Path(str(ASSETS / f"{name}.pt"))
+        if not path.is_file():
+            raise WeightsUnavailable(
+                f"{name} is not in the box yet: train it (experiments/nano) or pass weights=random"
+            )
+        return path
     import whisper
 
     if name not in whisper.available_models():

@@ -107,9 +107,10 @@ class Scenes:
         if rng.random() < 0.1:  # the end of a word that belongs to the window before
             tail_S = self.utterance(rng, 2.0).wave_S[-int(rng.uniform(0.03, 0.15) * SAMPLE_RATE) :]
             wave_S[: len(tail_S)] += tail_S
-        at = rng.uniform(0, 0.6) if rng.random() < 0.5 else rng.uniform(0, 0.67 * total)
-        at = min(at, total - 1.2)
-        stop = rng.choice([0.05, 0.5]) if long else 0.25
+        # Silence teaches nothing, and late starts come by shifting: most windows are filled with speech
+        at = rng.uniform(0, 0.3) if rng.random() < 0.7 else rng.uniform(0, 0.6 * total)
+        at = max(0.0, min(at, total - 1.2))
+        stop = rng.choice([0.05, 0.5]) if long else 0.1
         cut_last = long and rng.random() < 0.6
         segments: list[Segment] = []
         while True:
@@ -122,7 +123,8 @@ class Scenes:
             wave_S[start : start + len(part_S)] += part_S * 10 ** (rng.uniform(-3, 3) / 20)
             cut = utterance.seconds > room
             segments.append(Segment(utterance.words, at, min(at + utterance.seconds, total), cut))
-            at += utterance.seconds + (rng.uniform(0.35, 1.5) if rng.random() < 0.6 else rng.uniform(1.5, 5.0))
+            pause = rng.uniform(0.35, 1.0) if not long or rng.random() < 0.6 else rng.uniform(1.0, 5.0)
+            at += utterance.seconds + pause
             if cut or rng.random() < stop:
                 break
         if not segments:  # nothing fitted: the shortest word there is
@@ -141,7 +143,7 @@ class Scenes:
             gap = rng.uniform(0, 0.25) if rng.random() < 0.7 else rng.uniform(0.25, 0.7)
             parts, gaps, length = [voice[rng.integers(len(voice))]], list[float](), 0.0
             length = parts[0].seconds
-            for _ in range(int(rng.integers(0, 10 if longest > 4 else 6))):
+            for _ in range(int(rng.integers(0, 12)) if rng.random() < 0.5 else 12):
                 part, pause = voice[rng.integers(len(voice))], gap * rng.uniform(0.4, 1.6)
                 if length + pause + part.seconds > room:
                     break
@@ -160,8 +162,9 @@ class Scenes:
         kind = rng.random()
         if kind < 0.78:
             wave_S = self.noises[rng.integers(len(self.noises))]
-            wave_S = _stretch(wave_S, rng.uniform(0.75, 1.3))
-            wave_S = np.roll(tile(wave_S, max(n, len(wave_S))), -int(rng.integers(len(wave_S))))[:n]
+            tempo, start = rng.uniform(0.75, 1.3), int(rng.integers(len(wave_S)))
+            wave_S = np.concatenate([wave_S[start:], wave_S[:start]])[: int(n * tempo) + 2]
+            wave_S = tile(_stretch(wave_S, tempo), n)
         elif kind < 0.9:
             wave_S = _coloured(rng, n)
         else:  # speech backwards: no words in it
