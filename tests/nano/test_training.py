@@ -16,7 +16,9 @@ import whisper
 
 from tests.conftest import ROOT
 from tests.data.test_speech import write_digits
+from whispertag.nano import study
 from whispertag.nano.model import NanoWhisper, dimensions
+from whispertag.nano.scenes import Recipe
 from whispertag.nano.training import SpeechTraining
 from whispertag.nano.vocabulary import Vocabulary
 
@@ -42,7 +44,7 @@ def material(tmp_path_factory) -> list[str]:
 
 
 def request(material, *more: str) -> list[str]:
-    small = [f"model.{k}={v}" for k, v in SMALL.items()]
+    small = [f"sizes.{k}={v}" for k, v in SMALL.items()]
     sizes = [
         "n_spoken=0",
         "n_synthetic=2",
@@ -85,22 +87,23 @@ def test_killed_and_resumed_it_ends_with_the_same_file(material, tmp_path):
     assert again.returncode == 0 and "nothing to train" in again.stdout + again.stderr
 
 
-def test_wrong_requests_are_one_line(material):
-    for more, message in (
-        (["unheard=nobody"], "no such speaker"),
-        (["steps=5"], "not a multiple"),
-        (["noises=/nowhere"], "/nowhere"),
-    ):
-        ended = run(request(material, *more))
-        assert ended.returncode == 1
-        line = ended.stderr.strip().splitlines()[-1]
-        assert line.startswith("error: ") and message in line, ended.stderr
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"unheard": "nobody"}, "no such speaker"), ({"steps": 5}, "not a multiple")]
+)
+def test_wrong_requests_say_what_is_wrong(material, tmp_path, wrong, message):
+    digits, noises = (place.split("=")[1] for place in material)
+    asked = {"seed": 0, "digits": digits, "noises": noises, "unheard": None, "steps": 4, "epoch_steps": 2}
+    asked |= {"threads": 1, "workers": 0, "precision": "32-true", "n_spoken": 0, "n_synthetic": 0}
+    with pytest.raises(ValueError, match=message):
+        study.train(tmp_path, **(asked | wrong), sizes=SMALL, recipe=Recipe(), optim={}, cache=tmp_path)
 
 
 def test_a_folder_of_another_request_is_refused(material):
     folder = Path("experiments/nano/runs/nano")
     folder.mkdir(parents=True)
-    assert run(request(material, "unheard=nobody")).returncode == 1
+    ended = run(request(material, "unheard=nobody"))
+    assert ended.returncode == 1
+    assert ended.stderr.strip().splitlines()[-1].startswith("error: unheard=nobody: no such speaker")
     assert not (folder / "request.json").exists(), "nothing came of that: the mended command may run"
     (folder / "request.json").write_text(json.dumps({"seed": 7}))
     ended = run(request(material))

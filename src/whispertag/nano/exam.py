@@ -25,7 +25,7 @@ SILENCE = 50  # clips of near silence
 def run(
     folder: str | PathLike[str],
     cache: str | PathLike[str],
-    model: str,
+    backbone: str,
     digits: str | PathLike[str],
     noises: str | PathLike[str],
     unheard: str | None = None,
@@ -40,7 +40,7 @@ def run(
     """
     import whisper
 
-    whisper_model = whisper.load_model(str(find_checkpoint(model)), device="cpu")
+    model = whisper.load_model(str(find_checkpoint(backbone)), device="cpu")
     recorded = read_digits(digits)
     recorded = [u for u in recorded if u.speaker == unheard] if unheard else split_takes(recorded)[1]
     if not recorded:
@@ -50,9 +50,9 @@ def run(
     for name, task in tasks(recorded, sounds, cache, unheard is None, utterances, snrs, long_files, seed):
         if table.has(what=name):
             continue
-        heard = [hear(whisper_model, wave_S) for wave_S, _ in track(task, name, transient=True)]
+        heard = [hear(model, wave_S) for wave_S, _ in track(task, name, transient=True)]
         table.extend([result(name, [text for _, text in task], heard)])
-    table.show(f"{model}: WER of speech; of clips without speech, the share in which words are heard")
+    table.show(f"{backbone}: WER of speech; of clips without speech, the share in which words are heard")
     return table
 
 

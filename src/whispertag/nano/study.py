@@ -41,7 +41,7 @@ def train(
     precision: str,
     n_spoken: int,
     n_synthetic: int,
-    model: dict[str, int],
+    sizes: dict[str, int],
     recipe: Recipe,
     optim: dict[str, Any],
     cache: str | PathLike[str],
@@ -68,7 +68,7 @@ def train(
 
     torch.manual_seed(seed)
     windows = partial(TrainingWindows, Scenes(recorded, spoken, sounds, recipe), seed=seed)
-    whisper = NanoWhisper(dimensions(**model), Vocabulary())
+    whisper = NanoWhisper(dimensions(**sizes), Vocabulary())
     some = windows(first=0, last=6, steps=steps)
     whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
     module = SpeechTraining(

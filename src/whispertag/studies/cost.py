@@ -56,18 +56,18 @@ def _wait() -> None:
 @torch.no_grad()
 def run(
     folder: Path,
-    model: str,
+    backbone: str,
     weights: str,
     heads: dict[str, Callable[..., TaggingHead]],
     n_classes: int,
     tokens: int,
     repeats: int,
 ) -> Table:
-    """cost.csv: one row a part. Percentages are of the 10 s encoder's multiply-adds and seconds, and of those
-    of transcribing a whole window (mel, 30 s encoder, `tokens` tokens).
+    """cost.csv: one row a part. Shares are of the 10 s encoder (clip), and of transcribing a whole window: log-mel,
+    30 s encoder, `tokens` tokens.
     """
     (folder / "cost.csv").unlink(missing_ok=True)
-    whisper = open_model(model, weights)
+    whisper = open_model(backbone, weights)
     dims, device, encoder = whisper.dims, whisper.device, whisper.encoder
     wave_BS = torch.randn(1, WINDOW_SECONDS * SAMPLE_RATE, device=device)
     mel_BMF = log_mel(wave_BS, dims.n_mels)
@@ -102,32 +102,17 @@ def run(
             )
         )
 
-    of_clip, of_window = (
-        parts[1],
-        [sum(values) for values in zip(*((p[2], p[3]) for p in (parts[0], parts[2], parts[3])))],
-    )
-    table = Table(
-        folder / "cost.csv",
-        ("part", "parameters", "GMAC", "ms", "% of 10 s encoder: GMAC", "ms ", "% of a window: GMAC", "ms  "),
-    )
+    clip_gmacs, clip_seconds = parts[1][2:]
+    window_gmacs, window_seconds = (sum(parts[i][k] for i in (0, 2, 3)) for k in (2, 3))
+    columns = ("part", "parameters", "GMAC", "ms", "GMAC/clip %", "ms/clip %", "GMAC/window %", "ms/window %")
+    table = Table(folder / "cost.csv", columns)
     for label, parameters, gmacs, seconds in parts:
-        # A head hears a 10 s clip; three of them fill a window
-        times = 3 if label.startswith("head") else 1
-        shares = (
-            gmacs / of_clip[2],
-            seconds / of_clip[3],
-            times * gmacs / of_window[0],
-            times * seconds / of_window[1],
-        )
-        row = (
-            label,
-            f"{parameters:,}",
-            f"{gmacs:.4g}",
-            f"{1000 * seconds:.3g}",
-            *(f"{100 * share:.3g}" for share in shares),
-        )
-        table.extend([dict(zip(table.columns, row))])
-    table.show(f"{model}, {weights} weights, one at a time on {device}, {torch.get_num_threads()} threads")
+        times = 3 if label.startswith("head") else 1  # a head hears a 10 s clip; three of them fill a window
+        shares = [gmacs / clip_gmacs, seconds / clip_seconds]
+        shares += [times * gmacs / window_gmacs, times * seconds / window_seconds]
+        row = (label, f"{parameters:,}", f"{gmacs:.4g}", f"{1000 * seconds:.2f}")
+        table.extend([dict(zip(columns, (*row, *(f"{100 * share:.3g}" for share in shares))))])
+    table.show(f"{backbone}, {weights} weights, one at a time on {device}, {torch.get_num_threads()} threads")
     return table
 
 

@@ -35,6 +35,8 @@ def save_plot(figure: "go.Figure", path: Path, title: str) -> None:
     """path.html, and path.svg if kaleido (the [plots] extra) and a Chrome or Chromium are there."""
     figure.update_layout(title=title, template="plotly_white", width=900, height=520)
     figure.write_html(path.with_suffix(".html"), include_plotlyjs=True)
+    for chatty in ("kaleido", "choreographer"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         figure.write_image(path.with_suffix(".svg"))
     except Exception as error:  # kaleido answers a missing browser with several kinds

@@ -265,4 +265,5 @@ def _plot(accuracies: Table, folder: Path) -> None:
         # log-mel has no layers: a level to compare with
         points += [(x, y, low, high) for x in ([0, layers] if row["backbone"] == LOG_MEL else [int(row["layer"])])]
     figure = line_plot(lines, "layer", "accuracy, %", dashed=[k for k in lines if k.startswith(LOG_MEL)])
+    figure.update_xaxes(dtick=max(1, layers // 8))
     save_plot(figure, folder / "probe", "Which sound is it? A linear probe on each layer")
