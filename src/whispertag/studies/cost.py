@@ -103,7 +103,8 @@ def run(
         )
 
     clip_gmacs, clip_seconds = parts[1][2:]
-    window_gmacs, window_seconds = (sum(parts[i][k] for i in (0, 2, 3)) for k in (2, 3))
+    window = (parts[0], parts[2], parts[3])
+    window_gmacs, window_seconds = sum(part[2] for part in window), sum(part[3] for part in window)
     columns = ("part", "parameters", "GMAC", "ms", "GMAC/clip %", "ms/clip %", "GMAC/window %", "ms/window %")
     table = Table(folder / "cost.csv", columns)
     for label, parameters, gmacs, seconds in parts:
