@@ -25,6 +25,7 @@ nano: $(VENV)/dev  ## train the shipped backbones anew (hours; DIGITS=<FSDD> NOI
 	$(BIN)/python experiments/nano/exam.py digits=$(DIGITS) noises=$(NOISES) name=nano backbone=experiments/nano/runs/nano/nano.pt
 	$(BIN)/python experiments/nano/exam.py digits=$(DIGITS) noises=$(NOISES) name=nano-clean backbone=experiments/nano/runs/nano-clean/nano.pt
 	$(BIN)/python experiments/nano/exam.py digits=$(DIGITS) noises=$(NOISES) name=nano-unheard backbone=experiments/nano/runs/nano-unheard/nano.pt unheard=yweweler
+
 test: $(VENV)/dev  ## the tests (under 5 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
