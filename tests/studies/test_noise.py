@@ -12,7 +12,6 @@ from whispertag.data.speech import Utterance
 from whispertag.studies import noise
 from whispertag.studies.intervals import bootstrap, student
 from whispertag.studies.noise import Trial, regression, trials
-from whispertag.studies.tables import Table
 from whispertag.studies.wer import word_error_rate, word_errors
 
 
@@ -129,13 +128,3 @@ def test_the_regression_line():
     assert (slope, low, high, r) == pytest.approx((-2, -2, -2, -1))
     slope, low, high, r = regression(np.stack([x, np.random.default_rng(0).normal(size=20)], 1))
     assert low < 0 < high, "no relation: the interval holds zero"
-
-
-def test_tables_of_another_study_are_not_written_over(tmp_path):
-    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="columns"):
-        Table(tmp_path / "t.csv", ("a", "c"))
-    table = Table(tmp_path / "t.csv", ("a", "b"))
-    assert table.has(a=1) and not table.has(a=2)
-    table.extend([{"a": 2, "b": 3}])
-    assert (tmp_path / "t.csv").read_text() == "a,b\n1,2\n2,3\n"

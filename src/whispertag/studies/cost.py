@@ -3,6 +3,7 @@
 So that "tags for about 1 % more" is a table anyone can print, for any model, on the machine at hand.
 """
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from whispertag.audio import HOP_LENGTH, N_POSITIONS, POSITIONS_PER_SECOND, SAMPLE_RATE, WINDOW_SECONDS, log_mel
 from whispertag.model.heads import TaggingHead
@@ -75,7 +75,7 @@ def run(
 
     parts: list[tuple[str, int, float, float]] = []  # name, parameters, GMAC, seconds
     parts.append(("log-mel, 30 s", 0, 0.0, seconds_of(lambda: log_mel(wave_BS, dims.n_mels), repeats)))
-    cut = CutEncoder(encoder, SECONDS)
+    cut = cut_to(encoder, SECONDS)
     for label, part, given in ((f"encoder, {SECONDS} s", cut, clip_BMF), ("encoder, 30 s", encoder, mel_BMF)):
         gmacs = count_macs(part, tuple(given.shape)) / 1e9
         parts.append((label, count_parameters(encoder), gmacs, seconds_of(partial(part, given), repeats)))
@@ -117,20 +117,12 @@ def run(
     return table
 
 
-class CutEncoder(nn.Module):
-    """A Whisper encoder whose positions are cut to a shorter context."""
-
-    def __init__(self, encoder: Any, seconds: int):
-        super().__init__()
-        self.encoder, self.n = encoder, seconds * POSITIONS_PER_SECOND
-
-    def forward(self, mel_BMF: torch.Tensor) -> torch.Tensor:
-        encoder = self.encoder
-        x = nn.functional.gelu(encoder.conv2(nn.functional.gelu(encoder.conv1(mel_BMF)))).permute(0, 2, 1)
-        x = x + encoder.positional_embedding[: self.n]
-        for block in encoder.blocks:
-            x = block(x)
-        return encoder.ln_post(x)
+def cut_to(encoder: Any, seconds: int) -> Any:
+    """The same encoder, its positions cut to a shorter context."""
+    cut = copy.copy(encoder)
+    positions_TD = encoder.positional_embedding[: seconds * POSITIONS_PER_SECOND]
+    cut._buffers = {**encoder._buffers, "positional_embedding": positions_TD}
+    return cut
 
 
 def decoder_macs(dims: Any, tokens: int) -> int:

@@ -85,6 +85,8 @@ def run(
     noises  a folder in ESC-50's layout; `fold`: of this fold alone (one that the backbone has not seen)
     """
     folder, cache = Path(folder), Path(cache).expanduser()
+    for name in backbones:
+        find_checkpoint(name)  # a missing one is told now, not after hours
     clips, _ = read_esc50(noises)
     some = [clip for clip in clips if fold is None or clip.split == f"fold{fold}"]
     if not some:

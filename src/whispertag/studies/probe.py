@@ -212,19 +212,23 @@ def run(
                     )
                     there = np.isfinite(states).all(axis=(1, 2))
                     probed.append(probe_layers(states[there], labels_N[there], folds_N[there], table.names, c))
+                f1_rows, rows = [], []
                 for layer in probed[0].layers:
                     # A clip's seeds are not independent: resample clips, each with all its seeds
                     right_N = np.mean([p.right_LN[layer] for p in probed], axis=0)
                     low, high = bootstrap(right_N)
                     row = {"backbone": name, "condition": condition, "layer": layer}
                     f1_C = np.mean([p.f1_LC[layer] for p in probed], axis=0)
-                    per_class.extend(
+                    f1_rows += [
                         {**row, "class": label, "f1": round(float(f1), 4)} for label, f1 in zip(table.names, f1_C)
-                    )
+                    ]
                     rounded = {
                         k: round(float(v), 4) for k, v in (("accuracy", right_N.mean()), ("low", low), ("high", high))
                     }
-                    accuracies.extend([{**row, **rounded, "clips": len(right_N)}])
+                    rows.append({**row, **rounded, "clips": len(right_N)})
+                if not per_class.has(backbone=name, condition=condition):
+                    per_class.extend(f1_rows)
+                accuracies.extend(rows)  # last: they say that the condition is done
     best_layers(per_class, folder)
     _plot(accuracies, folder)
     accuracies.show("Which sound is it? Accuracy of a linear probe on each layer")

@@ -16,25 +16,37 @@ class Table:
         self.path, self.columns = path, tuple(columns)
         self.rows: list[dict[str, Any]] = []
         if path.exists():
-            with open(path, newline="") as file:
-                reader = csv.DictReader(file)
-                self.rows = list(reader)
+            text = path.read_text()
+            whole = text[: text.rfind("\n") + 1]  # a power cut may leave half a row
+            reader = csv.DictReader(io.StringIO(whole))
+            self.rows = list(reader)
             if tuple(reader.fieldnames or ()) != self.columns:
                 raise ValueError(f"{path}: its columns are not those of this study; move it away")
+            if whole != text:
+                write_atomically(path, whole.encode())
 
     def has(self, **values: Any) -> bool:
         """Whether a row with these values is there."""
         return any(all(row[k] == str(v) for k, v in values.items()) for row in self.rows)
 
     def extend(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows; the file is replaced as a whole, so a stop leaves all of them or none."""
-        self.rows += [{k: str(row[k]) for k in self.columns} for row in rows]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
+        """Add rows at the file's end: all of them, or none if that fails."""
+        added = [{k: str(row[k]) for k in self.columns} for row in rows]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, text.getvalue().encode())
+        with open(self.path, "ab", buffering=0) as file:
+            text, size = io.StringIO(), file.tell()
+            writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+            if not size:
+                writer.writeheader()
+            writer.writerows(added)
+            data = text.getvalue().encode()
+            try:
+                if file.write(data) < len(data):
+                    raise OSError(f"{self.path}: the disk is full")
+            except BaseException:
+                file.truncate(size)
+                raise
+        self.rows += added
 
     def show(self, title: str) -> None:
         from rich.console import Console
