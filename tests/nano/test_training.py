@@ -158,3 +158,4 @@ def test_the_learning_rate_warms_up_and_goes_down():
     assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0)
     assert rates.index(max(rates)) in (9, 10)
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.02
+    assert rates[33] > 0.8 and rates[34] == pytest.approx(0.3 * rates[33], rel=0.05), "a third of the way, it drops"

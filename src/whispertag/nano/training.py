@@ -26,6 +26,7 @@ class SpeechTraining(pl.LightningModule):
     Matrices of the blocks are trained by Muon, everything else by AdamW; the learning rate warms up and goes down
     along a cosine, as a function of the step alone.
 
+    late   share of that rate after a third of the steps: words are found at a high rate, and then lost again
     check  spoken waves and their text, transcribed after every `check_every` epochs
     """
 
@@ -37,12 +38,13 @@ class SpeechTraining(pl.LightningModule):
         adamw_lr: float = 2e-3,
         warmup: float = 0.03,
         ctc: float = 0.3,
+        late: float = 0.3,
         check: dict[str, tuple[Sequence[np.ndarray], Sequence[str]]] | None = None,
         check_every: int = 2,
     ):
         super().__init__()
         self.automatic_optimization = False  # two optimisers in one step
-        self.model, self.steps, self.warmup, self.ctc = model, steps, warmup, ctc
+        self.model, self.steps, self.warmup, self.ctc, self.late = model, steps, warmup, ctc, late
         self.words = nn.Linear(model.dims.n_audio_state, len(WORDS) + 1)
         self.rates = (muon_lr, adamw_lr)
         self.check, self.check_every = check or {}, check_every
@@ -68,7 +70,8 @@ class SpeechTraining(pl.LightningModule):
         """Share of the full rate at a step."""
         warm = max(1, round(self.warmup * self.steps))
         done = (step - warm) / max(1, self.steps - warm)
-        return (step + 1) / warm if step < warm else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+        late = self.late if 3 * step >= self.steps else 1.0
+        return (step + 1) / warm if step < warm else late * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> None:
         step = self.done
