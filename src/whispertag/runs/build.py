@@ -34,8 +34,11 @@ OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """What a user can mend ends a single run with one line; a sweep goes on with its next job."""
+def plain_errors(again: str = "the same command with resume=true goes on") -> Iterator[None]:
+    """What a user can mend ends a single run with one line; a sweep goes on with its next job.
+
+    again  what a user who pressed Ctrl-C is told
+    """
     try:
         yield
     except Exception as error:
@@ -60,7 +63,7 @@ def plain_errors() -> Iterator[None]:
         sys.exit(f"error: {line}" + (f"\n(the traceback is in {record})" if record.exists() else ""))
     except (KeyboardInterrupt, SystemExit):
         if _hydra().mode == RunMode.RUN:
-            print("interrupted; the same command goes on, train.py's with resume=true", file=sys.stderr)
+            print(f"interrupted; {again}", file=sys.stderr)
             sys.exit(130)
         raise
 
@@ -81,7 +84,7 @@ def study(config: DictConfig) -> Iterator[tuple[Path, dict[str, Any]]]:
     from whispertag.data.shards import write_atomically
 
     folder = Path(_hydra().runtime.output_dir)
-    with plain_errors(), claimed_folder():
+    with plain_errors(again="the same command goes on"), claimed_folder():
         asked: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         request = folder / "request.json"
         if request.exists() and (changed := first_difference(json.loads(request.read_text()), asked)):
