@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import whisper
+from whisper.audio import pad_or_trim
 
 from whispertag.audio import log_mel, pad_seconds
 from whispertag.nano.file import write_checkpoint
 from whispertag.nano.model import NanoWhisper, dimensions
 from whispertag.nano.muon import Muon, orthogonalise
 from whispertag.nano.vocabulary import Vocabulary
+from whispertag.nano.windows import floor_of
 
 V = Vocabulary()
 
@@ -39,25 +41,44 @@ def test_its_probabilities_are_those_of_the_whole_whisper(nano):
 
 
 @torch.no_grad()
-def test_a_window_with_virtual_pads_is_close_to_the_padded_one(nano):
+@pytest.mark.parametrize("zeros", [False, True], ids=["padded as a wave", "padded as whisper.transcribe does"])
+def test_a_window_with_virtual_pads_is_close_to_the_padded_one(nano, zeros):
     wave_BS = torch.randn(1, 48_000) * 0.1
-    whole_BTD = nano.encode(log_mel(pad_seconds(wave_BS, 30), 80))[0][:, :150]
-    states = {}
-    for name, first in (("at 0", None), ("at 10 s", torch.tensor([500]))):
+    mel_BMF = log_mel(wave_BS, 80)
+    after_B = torch.zeros(1) if zeros else floor_of(mel_BMF)
+
+    def padded(before: int) -> torch.Tensor:
+        """30 s with the window `before` samples in; whisper.transcribe goes on with 0 where the log-mel ends."""
+        whole_BMF = log_mel(pad_seconds(F.pad(wave_BS, (before, 0)), 30), 80)
+        if zeros:
+            whole_BMF = pad_or_trim(whole_BMF[..., : (before + 48_000) // 160], 3000)
+        first = before // 320
+        return nano.encode(whole_BMF)[0][:, first : first + 150]
+
+    for before in (0, 160_000):
         torch.manual_seed(0)
-        states[name] = nano(log_mel(wave_BS, 80), torch.tensor([[V.sot]]), first)[1]
-    at_10 = nano.encode(log_mel(F.pad(wave_BS, (160_000, 480_000 - 208_000)), 80))[0][:, 500:650]
-    for expected, given in ((whole_BTD, states["at 0"]), (at_10, states["at 10 s"])):
+        given = nano(mel_BMF, torch.tensor([[V.sot]]), torch.tensor([before // 320]), after_B)[1]
+        expected = padded(before)
         # The ends differ: Whisper's convolutions see nothing before a window, ours silence
         error = (given - expected)[:, 2:-2].norm() / expected[:, 2:-2].norm()
         assert error < 0.2
     alone = nano.encoder.positional_embedding[:150] + F.gelu(
-        nano.encoder.conv2(F.gelu(nano.encoder.conv1(log_mel(wave_BS, 80))))
+        nano.encoder.conv2(F.gelu(nano.encoder.conv1(mel_BMF)))
     ).permute(0, 2, 1)
     for block in nano.encoder.blocks:
         alone = block(alone)
     alone = nano.encoder.ln_post(alone)
-    assert (alone - whole_BTD).norm() > 2 * (states["at 0"] - whole_BTD).norm(), "without pads it is farther off"
+    torch.manual_seed(0)
+    given = nano(mel_BMF, torch.tensor([[V.sot]]), None, after_B)[1]
+    assert (alone - padded(0)).norm() > 2 * (given - padded(0)).norm(), "without pads it is farther off"
+
+
+@torch.no_grad()
+def test_a_training_can_go_on_from_a_file(nano):
+    other = NanoWhisper(nano.dims, V)
+    other.load_whisper_state(nano.whisper().state_dict())
+    for key, value in nano.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value), key
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ def request(material, *more: str) -> list[str]:
         "epoch_steps=2",
         "threads=1",
         "precision=32-true",
-        "+recipe.audio_per_step=6.0",
+        "recipe.audio_per_step=6.0",
     ]
     return [sys.executable, str(ROOT / "experiments" / "nano" / "run.py"), *material, *small, *sizes, *more]
 
@@ -92,7 +92,15 @@ def test_killed_and_resumed_it_ends_with_the_same_file(material, tmp_path):
 )
 def test_wrong_requests_say_what_is_wrong(material, tmp_path, wrong, message):
     digits, noises = (place.split("=")[1] for place in material)
-    asked = {"seed": 0, "digits": digits, "noises": noises, "unheard": None, "steps": 4, "epoch_steps": 2}
+    asked = {
+        "seed": 0,
+        "digits": digits,
+        "noises": noises,
+        "unheard": None,
+        "start": None,
+        "steps": 4,
+        "epoch_steps": 2,
+    }
     asked |= {"threads": 1, "workers": 0, "precision": "32-true", "n_spoken": 0, "n_synthetic": 0}
     with pytest.raises(ValueError, match=message):
         study.train(tmp_path, **(asked | wrong), sizes=SMALL, recipe=Recipe(), optim={}, cache=tmp_path)
@@ -116,6 +124,7 @@ def batch() -> dict[str, torch.Tensor]:
     return {
         "mel_BMF": torch.randn(4, 80, 120, generator=torch.Generator().manual_seed(0)).clamp(-1, 1),
         "first_B": torch.tensor([0, 10, 200, 0]),
+        "after_B": torch.zeros(4),
         "tokens_BN": torch.tensor([[v.sot, v.no_timestamps, i] for i in range(4)]),
         "targets_BN": torch.tensor([[v.no_timestamps, i, v.eot] for i in range(4)]),
         "words_BW": torch.arange(4)[:, None],

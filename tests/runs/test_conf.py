@@ -143,7 +143,7 @@ def test_audioset_presets_read_the_published_layout_in_place(size, tmp_path):
 
 def test_commands_compose_as_they_read():
     assert composed("head=tl_tr", "model=large-v2").weights == "pretrained"
-    assert composed().weights == "random", "the nano backbone is random, explicitly"
+    assert (composed().model.name, composed().weights) == ("nano", "pretrained"), "a trained Whisper is in the box"
     assert composed("model=large-v2", "weights=random").weights == "random"
     esc = composed("data=esc50", "data.root=/d", "data.fold=2")
     assert (esc.context, esc.pool, esc.data.fold, esc.trainer.max_epochs) == (5, 10, 2, 30)

@@ -74,14 +74,14 @@ def test_a_run_leaves_all_it_promises(one_run):
     assert result["metrics"]["clips"] == 6
     assert result["trainable_parameters"] == 400_414
     assert result["gmacs"]["backbone"] == pytest.approx(0.7, abs=0.01)
-    assert result["backbone"]["weights"] == "random" and result["backbone"]["name"] == "nano"
+    assert result["backbone"]["weights"] == "pretrained" and result["backbone"]["name"] == "nano"
     assert result["epochs"] == 2 and result["seconds"] > 0 and result["train_clips_per_second"] > 0
     assert 0 <= result["waiting_for_data"] < 1
     assert result["config"]["data"]["n_train"] == 12 and "trainer.max_epochs=2" in result["overrides"]
     assert result["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert set(result["baseline"]) >= {"mAP", "mAUC"}
     assert "log-mel probe" in done.stdout and str(folder) in done.stdout
-    assert "nano (RANDOM weights)" in done.stdout
+    assert "nano (pretrained weights)" in done.stdout
     rows = (folder / "classes.csv").read_text().splitlines()
     assert rows[0].startswith("index,mid,name,clips,AP,AUC") and len(rows) == 31
 

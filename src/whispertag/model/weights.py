@@ -12,9 +12,10 @@ from torch import Tensor
 from whispertag.audio import N_POSITIONS
 
 # Encoder sizes: mel bands, width, attention heads, layers. Needed only where there is no checkpoint
-# to read them from (weights=random). "nano" is this project's own.
+# to read them from (weights=random). The nanos are this project's own.
 SIZES = {
     "nano": (80, 128, 4, 4),
+    "nano-clean": (80, 128, 4, 4),
     "tiny": (80, 384, 6, 4),
     "base": (80, 512, 8, 6),
     "small": (80, 768, 12, 12),
@@ -26,7 +27,7 @@ SIZES = {
     "large-v3-turbo": (128, 1280, 20, 32),
     "turbo": (128, 1280, 20, 32),
 }
-TEXT_LAYERS = {"nano": 2, "large-v3-turbo": 4, "turbo": 4}  # where they are not as many as the encoder's
+TEXT_LAYERS = {"nano": 2, "nano-clean": 2, "large-v3-turbo": 4, "turbo": 4}  # if not the encoder's
 ASSETS = files("whispertag") / "assets"
 SHIPPED = ("nano", "nano-clean")  # trained by this project (experiments/nano), in assets/
 RANDOM_SEED = 0  # of weights=random: the same everywhere, so that heads on them can be shared
@@ -46,7 +47,7 @@ def random_sizes(name: str) -> tuple[int, int, int, int]:
 def random_dimensions(name: str) -> dict[str, int]:
     """All of whisper.model.ModelDimensions of a named model."""
     n_mels, width, heads, layers = random_sizes(name)
-    n_vocab = 51866 if n_mels == 128 else 51864 if name.endswith(".en") or name == "nano" else 51865
+    n_vocab = 51866 if n_mels == 128 else 51864 if name.endswith(".en") or name in SHIPPED else 51865
     return {
         "n_mels": n_mels,
         "n_audio_ctx": N_POSITIONS,
@@ -54,7 +55,7 @@ def random_dimensions(name: str) -> dict[str, int]:
         "n_audio_head": heads,
         "n_audio_layer": layers,
         "n_vocab": n_vocab,
-        "n_text_ctx": 128 if name == "nano" else 448,
+        "n_text_ctx": 128 if name in SHIPPED else 448,
         "n_text_state": width,
         "n_text_head": heads,
         "n_text_layer": TEXT_LAYERS.get(name, layers),
@@ -64,12 +65,7 @@ def random_dimensions(name: str) -> dict[str, int]:
 def find_checkpoint(name: str, download_root: str | None = None) -> Path:
     """A model name or path → a checkpoint file on disk; OpenAI's are downloaded and checksummed by whisper."""
     if name in SHIPPED:
-        path = Path(str(ASSETS / f"{name}.pt"))
-        if not path.is_file():
-            raise WeightsUnavailable(
-                f"{name} is not in the box yet: train it (experiments/nano) or pass weights=random"
-            )
-        return path
+        return Path(str(ASSETS / f"{name}.pt"))
     import whisper
 
     if name not in whisper.available_models():

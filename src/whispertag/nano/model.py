@@ -5,7 +5,8 @@ Two things keep it cheap enough for a processor, and neither changes what the fi
   log(number of others) added to that logit, it equals the softmax over Whisper's whole vocabulary.
 - It learns mostly on short windows. The rest of Whisper's 30 s stands as a few *virtual pad* tokens: what the
   convolutions make of silence, at random positions outside the window, each weighing as much in the attention
-  as the positions it stands for.
+  as the positions it stands for. After the window, whisper.transcribe pads log-mel with 0, which is not silence;
+  whoever pads the wave gets log-mel's floor. Both are learnt.
 """
 
 import math
@@ -18,6 +19,7 @@ from whisper.model import AudioEncoder, ModelDimensions, TextDecoder, Whisper
 
 from whispertag.audio import N_POSITIONS
 from whispertag.nano.vocabulary import N_VOCAB, Vocabulary
+from whispertag.nano.windows import floor_of
 
 N_PADS = 16  # virtual pad tokens
 MARGIN = 4  # mel frames of silence the convolutions see around a short window
@@ -65,27 +67,37 @@ class NanoWhisper(nn.Module):
             conv.bias.copy_((conv.bias - mean_D) * deviation / std_D)
             x = F.gelu(conv(x))
 
-    def encode(self, mel_BMF: Tensor, first_B: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def encode(
+        self, mel_BMF: Tensor, first_B: Tensor | None = None, after_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """→ states_BTD after the last layer norm, pads at the end, and the attention's bias on them.
 
         first_B  the position at which each short window stands in 30 s of silence (None: at 0)
+        after_B  log-mel after the window (None: 0, as in whisper.transcribe)
         """
         encoder, n = self.encoder, mel_BMF.shape[-1] // 2
         if n == N_POSITIONS:
             x = _convolve(encoder, mel_BMF) + encoder.positional_embedding
             bias = None
         else:
-            first_B = torch.zeros(len(mel_BMF), dtype=torch.long) if first_B is None else first_B
-            silence_B = mel_BMF.amax(dim=(1, 2)) - 2.0  # 8 decades below the loudest, on Whisper's scale
-            floor_BM = silence_B[:, None, None].expand(-1, mel_BMF.shape[1], MARGIN)
-            sound_BTD = _convolve(encoder, torch.cat([floor_BM, mel_BMF, floor_BM], dim=-1))
+            n_windows, device = len(mel_BMF), mel_BMF.device
+            first_B = torch.zeros(n_windows, dtype=torch.long, device=device) if first_B is None else first_B
+            after_B = torch.zeros(n_windows, device=device) if after_B is None else after_B
+            before_BMF, after_BMF = (
+                level_B[:, None, None].expand(-1, mel_BMF.shape[1], MARGIN) for level_B in (floor_of(mel_BMF), after_B)
+            )
+            sound_BTD = _convolve(encoder, torch.cat([before_BMF, mel_BMF, after_BMF], dim=-1))
             sound_BTD = sound_BTD[:, MARGIN // 2 : -(MARGIN // 2)]
-            pad_BD = _convolve(encoder, floor_BM.repeat(1, 1, 3))[:, 3]
+            before_BD, after_BD = (
+                _convolve(encoder, part_BMF.repeat(1, 1, 3))[:, 3] for part_BMF in (before_BMF, after_BMF)
+            )
             positions = encoder.positional_embedding
-            at_BT = first_B[:, None] + torch.arange(n, device=first_B.device)
-            outside_BP = torch.randint(0, N_POSITIONS - n, (len(mel_BMF), N_PADS), device=first_B.device)
-            outside_BP = outside_BP + n * (outside_BP >= first_B[:, None])
-            x = torch.cat([sound_BTD + positions[at_BT], pad_BD[:, None] + positions[outside_BP]], dim=1)
+            at_BT = first_B[:, None] + torch.arange(n, device=device)
+            outside_BP = torch.randint(0, N_POSITIONS - n, (n_windows, N_PADS), device=device)
+            is_after_BP = outside_BP >= first_B[:, None]
+            pads_BPD = torch.where(is_after_BP[..., None], after_BD[:, None], before_BD[:, None])
+            pads_BPD = pads_BPD + positions[outside_BP + n * is_after_BP]
+            x = torch.cat([sound_BTD + positions[at_BT], pads_BPD], dim=1)
             bias = x.new_zeros(n + N_PADS)
             bias[n:] = math.log((N_POSITIONS - n) / N_PADS)
         for block in encoder.blocks:
@@ -93,9 +105,11 @@ class NanoWhisper(nn.Module):
             x = x + block.mlp(block.mlp_ln(x))
         return encoder.ln_post(x), bias
 
-    def forward(self, mel_BMF: Tensor, tokens_BN: Tensor, first_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, mel_BMF: Tensor, tokens_BN: Tensor, first_B: Tensor | None = None, after_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """→ logits_BNV, and the encoder's states_BTD of the window alone."""
-        audio_BTD, bias = self.encode(mel_BMF, first_B)
+        audio_BTD, bias = self.encode(mel_BMF, first_B, after_B)
         decoder, n = self.decoder, tokens_BN.shape[1]
         causal = torch.full((n, n), -torch.inf, device=tokens_BN.device).triu(1)
         x = decoder.token_embedding(tokens_BN) + decoder.positional_embedding[:n]
@@ -115,6 +129,13 @@ class NanoWhisper(nn.Module):
         whole_VD = short_VD[self.vocabulary.other].repeat(self.dims.n_vocab, 1)
         whole_VD[self.vocabulary.rows] = short_VD[:-1]
         return state | {"decoder.token_embedding.weight": whole_VD}
+
+    def load_whisper_state(self, state: dict[str, Tensor]) -> None:
+        """The inverse of whisper_state."""
+        whole_VD = state["decoder.token_embedding.weight"]
+        other = min(set(range(len(whole_VD))) - set(self.vocabulary.rows))  # any of the unused rows: they are alike
+        short_VD = whole_VD[[*self.vocabulary.rows, other]]
+        self.load_state_dict(state | {"decoder.token_embedding.weight": short_VD})
 
     def whisper(self) -> Whisper:
         """As an ordinary Whisper, to transcribe with."""

@@ -18,7 +18,7 @@ Rng = np.random.Generator
 class Recipe:
     """How windows are drawn. Times in seconds, chances in 0…1.
 
-    seconds         length of short windows, from … to; early in training to `short`. Long ones have 30 s
+    seconds         length of short windows, from … to; early in training to `short`. Long ones have up to 30 s
     audio_per_step  seconds of audio in a batch, which sets its number of windows
     long            chance that a batch is of long windows
     recorded        chance that an utterance is of the recorded digits, not of espeak
@@ -28,6 +28,7 @@ class Recipe:
     growing         share of the training over which windows grow and shifted, prompted and long ones come in: the
                     words are learnt on short windows, where attention finds them
     silent          chance of a window without speech
+    zeros           chance that after the window log-mel is 0, as whisper.transcribe pads; else the floor of silence
     shifted         chance that a short window stands somewhere in 30 s of silence, not at their beginning
     prompted        chance that half of a batch's windows come with what was said before
     stamped         chance that time stamps are asked for
@@ -43,6 +44,7 @@ class Recipe:
     easing: float = 0.4
     growing: float = 0.25
     silent: float = 0.1
+    zeros: float = 0.7
     shifted: float = 0.6
     prompted: float = 0.3
     stamped: float = 0.6
@@ -103,7 +105,7 @@ class Scenes:
     def _speak_into(self, rng: Rng, wave_S: np.ndarray) -> list[Segment]:
         """Put one or more utterances into the window."""
         total = len(wave_S) / SAMPLE_RATE
-        long = total >= WINDOW_SECONDS
+        long = total > self.recipe.seconds[1]
         if rng.random() < 0.1:  # the end of a word that belongs to the window before
             tail_S = self.utterance(rng, 2.0).wave_S[-int(rng.uniform(0.03, 0.15) * SAMPLE_RATE) :]
             wave_S[: len(tail_S)] += tail_S
@@ -111,7 +113,7 @@ class Scenes:
         at = rng.uniform(0, 0.3) if rng.random() < 0.7 else rng.uniform(0, 0.6 * total)
         at = max(0.0, min(at, total - 1.2))
         stop = rng.choice([0.05, 0.5]) if long else 0.1
-        cut_last = long and rng.random() < 0.6
+        cut_last = total >= WINDOW_SECONDS and rng.random() < 0.6
         segments: list[Segment] = []
         while True:
             room = total - at

@@ -34,6 +34,7 @@ def train(
     digits: str | PathLike[str],
     noises: str | PathLike[str],
     unheard: str | None,
+    start: str | None,
     steps: int,
     epoch_steps: int,
     threads: int,
@@ -69,8 +70,13 @@ def train(
     torch.manual_seed(seed)
     windows = partial(TrainingWindows, Scenes(recorded, spoken, sounds, recipe), seed=seed)
     whisper = NanoWhisper(dimensions(**sizes), Vocabulary())
-    some = windows(first=0, last=6, steps=steps)
-    whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
+    if start:
+        from whisper import load_model
+
+        whisper.load_whisper_state(load_model(str(start), device="cpu").state_dict())
+    else:
+        some = windows(first=0, last=6, steps=steps)
+        whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
     module = SpeechTraining(
         whisper,
         steps,

@@ -76,7 +76,7 @@ class SpeechTraining(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], index: int) -> None:
         step = self.done
         torch.manual_seed(step)  # the virtual pads' positions: the same after a resumption
-        logits_BNV, states_BTD = self.model(batch["mel_BMF"], batch["tokens_BN"], batch["first_B"])
+        logits_BNV, states_BTD = self.model(batch["mel_BMF"], batch["tokens_BN"], batch["first_B"], batch["after_B"])
         loss = F.cross_entropy(logits_BNV.flatten(0, 1), batch["targets_BN"].flatten(), ignore_index=IGNORE)
         heard = batch["whole_B"]  # a word the window cuts in two is neither said nor unsaid
         ctc = loss.new_zeros(())

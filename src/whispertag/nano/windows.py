@@ -36,7 +36,8 @@ class TrainingWindows(Dataset):
         shortest, longest = recipe.seconds
         seconds = round(rng.uniform(shortest, recipe.short + (longest - recipe.short) * grown), 1)
         if rng.random() < recipe.long * grown:
-            seconds = float(WINDOW_SECONDS)
+            whole = rng.random() < 0.5
+            seconds = float(WINDOW_SECONDS) if whole else round(rng.uniform(longest, WINDOW_SECONDS), 1)
         prompted = rng.random() < recipe.prompted * grown
         windows = [self.scenes.window(rng, seconds, progress) for _ in range(round(recipe.audio_per_step / seconds))]
         n_positions = round(seconds * SAMPLE_RATE) // SAMPLES_PER_POSITION
@@ -49,10 +50,12 @@ class TrainingWindows(Dataset):
             for (_, segments), first in zip(windows, firsts)
         ]
         words = [[self.vocabulary.word(w) for s in segments for w in s.words] for _, segments in windows]
-        wave_BS = torch.from_numpy(np.stack([wave_S for wave_S, _ in windows]))
+        mel_BMF = log_mel(torch.from_numpy(np.stack([wave_S for wave_S, _ in windows])), N_MELS)
+        zeros_B = torch.from_numpy(rng.random(len(windows)) < recipe.zeros)
         return {
-            "mel_BMF": log_mel(wave_BS, N_MELS),
+            "mel_BMF": mel_BMF,
             "first_B": torch.tensor(firsts),
+            "after_B": torch.where(zeros_B, 0.0, floor_of(mel_BMF)),
             "tokens_BN": _pad([inputs for inputs, _ in texts], self.vocabulary.eot),
             "targets_BN": _pad([targets for _, targets in texts], IGNORE),
             "words_BW": _pad([w or [0] for w in words], 0),
@@ -97,6 +100,11 @@ class TrainingWindows(Dataset):
             said += [v.stamp(at), *words, v.stamp(min(150, stop))] if stamped else words
             at = stop
         return [v.sot_prev, *said[-n_max:]]
+
+
+def floor_of(mel_BMF: Tensor) -> Tensor:
+    """What silence beside each window is on Whisper's scale: 8 decades below the loudest."""
+    return mel_BMF.amax(dim=(1, 2)) - 2.0
 
 
 def _pad(rows: list[list[int]], fill: int) -> Tensor:
