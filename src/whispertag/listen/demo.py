@@ -39,7 +39,7 @@ def show(head: str, recording: str | Path, top: int = 5) -> None:
     table = Table(title=str(recording), title_justify="left", show_header=False)
     if backbone["weights"] == "pretrained":
         model = whisper.load_model(str(find_checkpoint(backbone["name"])), device="cpu")
-        table.add_row("speech", model.transcribe(wave_S)["text"].strip() or "(none)")
+        table.add_row("speech", model.transcribe(wave_S, fp16=False)["text"].strip() or "(none)")
     else:
         table.add_row("speech", "(a backbone with random weights cannot transcribe)")
     clip_S = fit_length(wave_S, round(tagger.description.clip_seconds * SAMPLE_RATE))
