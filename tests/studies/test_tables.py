@@ -33,6 +33,20 @@ def test_half_a_row_is_forgotten(tmp_path):
     assert (tmp_path / "t.csv").read_text() == "a,b\n1,2\n3,4\n"
 
 
+@pytest.mark.parametrize("torn", ["", "a", "a,b"])
+def test_half_a_header_is_begun_anew(tmp_path, torn):
+    (tmp_path / "t.csv").write_text(torn)
+    Table(tmp_path / "t.csv", ("a", "b")).extend([{"a": 3, "b": 4}])
+    assert (tmp_path / "t.csv").read_text() == "a,b\n3,4\n"
+
+
+def test_half_a_line_of_something_else_is_not_written_over(tmp_path):
+    (tmp_path / "t.csv").write_text("my notes")
+    with pytest.raises(ValueError, match="columns"):
+        Table(tmp_path / "t.csv", ("a", "b"))
+    assert (tmp_path / "t.csv").read_text() == "my notes"
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     (tmp_path / "t.csv").write_text("a\n1\n")
     table = Table(tmp_path / "t.csv", ("a",))

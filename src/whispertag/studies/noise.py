@@ -56,11 +56,11 @@ def trials(speech: Sequence[Utterance], noises: Sequence[Clip], n: int, seed: in
     ]
 
 
-def open_whisper(name: str) -> Any:
-    """A whole Whisper by name or path, on the GPU if there is one."""
+def open_whisper(checkpoint: Path) -> Any:
+    """A whole Whisper, on the GPU if there is one."""
     import whisper
 
-    return whisper.load_model(str(find_checkpoint(name)))
+    return whisper.load_model(str(checkpoint))
 
 
 def run(
@@ -85,8 +85,7 @@ def run(
     noises  a folder in ESC-50's layout; `fold`: of this fold alone (one that the backbone has not seen)
     """
     folder, cache = Path(folder), Path(cache).expanduser()
-    for name in backbones:
-        find_checkpoint(name)  # a missing one is told now, not after hours
+    checkpoints = {name: find_checkpoint(name) for name in backbones}  # a missing one is told now, not after hours
     clips, _ = read_esc50(noises)
     some = [clip for clip in clips if fold is None or clip.split == f"fold{fold}"]
     if not some:
@@ -115,7 +114,7 @@ def run(
                 progress.update(bar, description=f"{name}, {level if level == CLEAN else f'{level:+g} dB'}")
                 progress.advance(bar, len(plan) - len(rest))
                 if rest:
-                    whisper = whisper or open_whisper(name)
+                    whisper = whisper or open_whisper(checkpoints[name])
                 for first in range(0, len(rest), batch):
                     part = rest[first : first + batch]
                     transcripts.extend(_transcribed(whisper, name, level, part, apart))

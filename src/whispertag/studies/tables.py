@@ -16,14 +16,19 @@ class Table:
         self.path, self.columns = path, tuple(columns)
         self.rows: list[dict[str, Any]] = []
         if path.exists():
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
             whole = text[: text.rfind("\n") + 1]  # a power cut may leave half a row
             reader = csv.DictReader(io.StringIO(whole))
             self.rows = list(reader)
-            if tuple(reader.fieldnames or ()) != self.columns:
+            if tuple(reader.fieldnames or ()) != self.columns and (whole or not self._header().startswith(text)):
                 raise ValueError(f"{path}: its columns are not those of this study; move it away")
             if whole != text:
                 write_atomically(path, whole.encode())
+
+    def _header(self) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns, lineterminator="\n").writeheader()
+        return text.getvalue()
 
     def has(self, **values: Any) -> bool:
         """Whether a row with these values is there."""
@@ -35,11 +40,8 @@ class Table:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab", buffering=0) as file:
             text, size = io.StringIO(), file.tell()
-            writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-            if not size:
-                writer.writeheader()
-            writer.writerows(added)
-            data = text.getvalue().encode()
+            csv.DictWriter(text, self.columns, lineterminator="\n").writerows(added)
+            data = ((self._header() if not size else "") + text.getvalue()).encode()
             try:
                 if file.write(data) < len(data):
                     raise OSError(f"{self.path}: the disk is full")
