@@ -105,6 +105,11 @@ def log_mel(wave_BS: torch.Tensor, n_mels: int) -> torch.Tensor:
     return (log_BMF + 4.0) / 4.0
 
 
+def floor_of(mel_BMF: torch.Tensor) -> torch.Tensor:
+    """level_B: what silence beside each clip is in its log-mel, 8 decades below the loudest."""
+    return mel_BMF.amax(dim=(1, 2)) - 8.0 / 4.0
+
+
 def pad_seconds(wave_BS: torch.Tensor, seconds: float) -> torch.Tensor:
     """Pad waves of at most `seconds` with silence to `seconds`."""
     return F.pad(wave_BS, (0, round(seconds * SAMPLE_RATE) - wave_BS.shape[-1]))

@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 import whisper
 from whisper.audio import pad_or_trim
+from whisper.model import disable_sdpa
 
-from whispertag.audio import log_mel, pad_seconds
+from whispertag.audio import floor_of, log_mel, pad_seconds
 from whispertag.nano.file import write_checkpoint
 from whispertag.nano.model import NanoWhisper, dimensions
 from whispertag.nano.muon import Muon, orthogonalise
 from whispertag.nano.vocabulary import Vocabulary
-from whispertag.nano.windows import floor_of
 
 V = Vocabulary()
 
@@ -28,11 +28,15 @@ def test_its_probabilities_are_those_of_the_whole_whisper(nano):
     ordinary = nano.whisper()
     mel_BMF = log_mel(torch.randn(2, 480_000) * 0.1, 80)
     tokens_BN = torch.tensor([[V.sot, V.stamp(0), 3, 4, V.stamp(9)], [V.sot, V.no_timestamps, 30, 2, 1]])
-    logits_BNV, states_BTD = nano(mel_BMF, tokens_BN)
+    logits_BNV, states_BTD, attention = nano(mel_BMF, tokens_BN)
     audio_BTD = ordinary.encoder(mel_BMF)
     torch.testing.assert_close(states_BTD, audio_BTD, atol=1e-4, rtol=1e-4)
     rows = torch.tensor(V.rows)
-    whole_BNV = ordinary.decoder(rows[tokens_BN], audio_BTD).log_softmax(-1)
+    seen: list[torch.Tensor] = []  # Whisper's own attention, before the softmax
+    ordinary.decoder.blocks[0].cross_attn.register_forward_hook(lambda *called: seen.append(called[-1][1]))
+    with disable_sdpa():
+        whole_BNV = ordinary.decoder(rows[tokens_BN], audio_BTD).log_softmax(-1)
+    torch.testing.assert_close(attention[0], seen[0].softmax(-1), atol=1e-5, rtol=1e-4)
     short_BNV = logits_BNV.log_softmax(-1)
     torch.testing.assert_close(short_BNV[..., :-1], whole_BNV[..., rows], atol=1e-4, rtol=1e-4)
     others = torch.ones(51_864, dtype=torch.bool)
@@ -83,7 +87,7 @@ def test_a_training_can_go_on_from_a_file(nano):
 
 @torch.no_grad()
 def test_what_never_occurs_begins_unlikely(nano):
-    logits_BNV, _ = nano(torch.randn(1, 80, 200), torch.tensor([[V.sot, 1, 2]]))
+    logits_BNV, *_ = nano(torch.randn(1, 80, 200), torch.tensor([[V.sot, 1, 2]]))
     assert logits_BNV.softmax(-1)[..., -1].max() < 0.01
 
 

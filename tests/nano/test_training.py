@@ -19,7 +19,7 @@ from tests.data.test_speech import write_digits
 from whispertag.nano import study
 from whispertag.nano.model import NanoWhisper, dimensions
 from whispertag.nano.scenes import Recipe
-from whispertag.nano.training import SpeechTraining
+from whispertag.nano.training import SpeechTraining, guidance
 from whispertag.nano.vocabulary import Vocabulary
 
 SMALL = {"width": 32, "heads": 2, "layers": 1, "text_layers": 1}
@@ -88,7 +88,13 @@ def test_killed_and_resumed_it_ends_with_the_same_file(material, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [({"unheard": "nobody"}, "no such speaker"), ({"steps": 5}, "not a multiple")]
+    ("wrong", "message"),
+    [
+        ({"unheard": "nobody"}, "no such speaker"),
+        ({"steps": 5}, "not a multiple"),
+        ({"start": "nano"}, "start=nano: ModelDimensions.*but sizes asks for"),
+        ({"start": "nowhere.pt"}, "nowhere.pt"),
+    ],
 )
 def test_wrong_requests_say_what_is_wrong(material, tmp_path, wrong, message):
     digits, noises = (place.split("=")[1] for place in material)
@@ -127,6 +133,7 @@ def batch() -> dict[str, torch.Tensor]:
         "after_B": torch.zeros(4),
         "tokens_BN": torch.tensor([[v.sot, v.no_timestamps, i] for i in range(4)]),
         "targets_BN": torch.tensor([[v.no_timestamps, i, v.eot] for i in range(4)]),
+        "places_BM2": torch.tensor([[0, 0], [0, 0], [10, 30], [0, 0]]).repeat(4, 1, 1),
         "words_BW": torch.arange(4)[:, None],
         "n_words_B": torch.ones(4, dtype=torch.long),
         "whole_B": torch.tensor([True, True, True, False]),
@@ -153,6 +160,27 @@ def test_it_learns(batch):
     assert module.done == 30
     assert logged[-1]["loss"] < 0.5 * logged[0]["loss"] and logged[-1]["ctc"] < 0.5 * logged[0]["ctc"]
     assert [k for k, v in module.named_parameters() if torch.equal(v, before[k])] == []
+
+
+def test_guidance_is_the_attention_in_the_right_place():
+    """As a loop over windows, tokens and heads would have it; what has no place counts nothing."""
+    rng = torch.Generator().manual_seed(0)
+    attention = [torch.rand(2, 4, 5, 20, generator=rng).softmax(-1) for _ in range(3)]
+    places_BM2 = torch.zeros(2, 6, 2, dtype=torch.long)
+    places_BM2[0, 2], places_BM2[1, 4], places_BM2[1, 5] = (torch.tensor(p) for p in ((3, 9), (0, 20), (19, 20)))
+    expected = 0.0
+    for weights_BHNT, first in ((attention[0], 0), (attention[-1], 1)):
+        logs = [
+            -float(weights_BHNT[b, h, n, start:end].sum().log())
+            for b in range(2)
+            for h in range(2)
+            for n in range(5)
+            for start, end in [places_BM2[b, n + first].tolist()]
+            if end > start
+        ]
+        expected += sum(logs) / len(logs)
+    assert guidance(attention, places_BM2).item() == pytest.approx(expected, rel=1e-5)
+    assert guidance(attention, torch.zeros_like(places_BM2)) == 0.0
 
 
 def test_a_batch_whose_windows_all_end_in_a_word_is_learnt_from_too(batch):

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -60,7 +62,7 @@ def test_what_a_text_looks_like(scenes):
         Segment(("six",), 1.7, 2.05),
         Segment(("no",), 28.3, 30.0, cut=True),
     ]
-    inputs, targets = windows.tokens(np.random.default_rng(0), segments, 0.0, prompted=False)
+    inputs, targets, _ = windows.tokens(np.random.default_rng(0), segments, 0.0, prompted=False)
     stamps = [V.stamp(i) for i in (2, 7, 8, 11, 141)]
     expected = [stamps[0], 1, 2, stamps[1], stamps[2], 6, stamps[3], stamps[4], V.eot]
     assert targets == expected, "rounded outwards; of the last one only where it begins"
@@ -69,8 +71,62 @@ def test_what_a_text_looks_like(scenes):
 
 def test_the_first_stamp_is_one_that_whisper_may_decode(scenes):
     windows = TrainingWindows(scenes(stamped=1.0), 1, seed=0)
-    (_, first, *_), _ = windows.tokens(np.random.default_rng(0), [Segment(("one",), 0.3, 1.0)], 12.0, prompted=False)
+    (_, first, *_), _, _ = windows.tokens(np.random.default_rng(0), [Segment(("one",), 0.3, 1.0)], 12.0, prompted=False)
     assert first == V.stamp(0), "Whisper allows at most 1.0 s"
+
+
+def test_where_each_token_is_heard(scenes):
+    """A word where it is said, a stamp about there, what is not heard nowhere; espeak's words are not known."""
+    windows = TrainingWindows(scenes(stamped=1.0), 1, seed=0)
+    known = Segment(("one", "two"), 0.5, 1.31, spans=((0.5, 0.8), (0.9, 1.31)))
+    segments = [known, Segment(("six", "two"), 2.0, 2.9), Segment(("no",), 3.5, 4.0, cut=True)]
+    inputs, targets, places = windows.tokens(np.random.default_rng(0), segments, 0.0, prompted=False)
+    assert len(places) == len(inputs) + 1 == len(targets) + 1
+    for place, (start, end) in zip(places[2:4], known.spans, strict=True):
+        assert place == pytest.approx((start - 0.1, end + 0.1))
+    assert [i for i, place in enumerate(places) if place is None] == [0, 6, 7, 10]
+    for place, at in ((places[1], 0.5), (places[4], 1.31), (places[5], 2.0), (places[8], 2.9), (places[9], 3.5)):
+        assert place[0] < at < place[1] and place[1] - place[0] < 0.7
+
+
+def test_words_are_where_their_places_say(scenes):
+    """Where no word is, the window is silent, and every place has sound in it."""
+    windows = TrainingWindows(
+        scenes(**GROWN, noise=0.0, silent=0.0, prompted=0.0, stamped=0.0, shifted=0.0, long=0.0), 6, seed=3
+    )
+    n_words, stray, total = 0, 0, 0
+    for batch in (windows[i] for i in range(6)):
+        loud_BT = batch["mel_BMF"].amax(1).unflatten(1, (-1, 2)).amax(-1) > 0.0
+        for loud_T, places_M2 in zip(loud_BT, batch["places_BM2"]):
+            inside_T = torch.zeros_like(loud_T)
+            for start, end in places_M2.tolist():
+                inside_T[start:end] = True
+                n_words += end > start
+                assert start == end or loud_T[start:end].any()
+            stray, total = stray + int((loud_T & ~inside_T).sum()), total + int(loud_T.sum())
+    assert n_words > 50 and stray < 0.1 * total, "ends of words from the window before, and rooms"
+
+
+def test_the_prompt_leaves_room_for_the_text(scenes):
+    windows = TrainingWindows(scenes(stamped=1.0), 1, seed=0)
+    segments = [Segment(("one",), 0.4 * i, 0.4 * i + 0.3) for i in range(36)]
+    for seed in range(20):
+        inputs, _, _ = windows.tokens(np.random.default_rng(seed), segments, 0.0, prompted=True)
+        assert len(inputs) <= 128 and (inputs[0] in (V.sot, V.sot_prev))
+
+
+def test_a_pause_begins_a_new_segment(scenes):
+    made = scenes(noise=0.0, silent=0.0)
+    n = 0
+    for seed in range(30):
+        _, segments = made.window(np.random.default_rng(seed), 12.0, 1.0)
+        for segment in segments:
+            pauses = [b - a for (_, a), (b, _) in zip(segment.spans, segment.spans[1:])]
+            assert max(pauses, default=0.0) < 0.45 and len(segment.spans) == len(segment.words)
+        for a, b in pairwise(segments):
+            assert b.start - a.end >= 0.44
+            n += 1
+    assert n > 30
 
 
 def test_time_stamps_go_up(scenes):

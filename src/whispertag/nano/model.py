@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from whisper.model import AudioEncoder, ModelDimensions, TextDecoder, Whisper
 
-from whispertag.audio import N_POSITIONS
+from whispertag.audio import N_POSITIONS, floor_of
 from whispertag.nano.vocabulary import N_VOCAB, Vocabulary
-from whispertag.nano.windows import floor_of
 
+N_TEXT = 128  # text positions: half for the prompt, half for what Whisper decodes in one window
 N_PADS = 16  # virtual pad tokens
 MARGIN = 4  # mel frames of silence the convolutions see around a short window
 FUSED_FROM = 700  # keys; in training on a processor, attention written out is faster on fewer, PyTorch's own on more
@@ -28,8 +28,8 @@ RARE = -25.0  # initial logit of a token that never occurs
 
 
 def dimensions(width: int = 128, heads: int = 4, layers: int = 4, text_layers: int = 2) -> ModelDimensions:
-    """Nano's sizes. Text positions: Whisper decodes at most half of them in one window."""
-    return ModelDimensions(80, N_POSITIONS, width, heads, layers, N_VOCAB, 128, width, heads, text_layers)
+    """Nano's sizes."""
+    return ModelDimensions(80, N_POSITIONS, width, heads, layers, N_VOCAB, N_TEXT, width, heads, text_layers)
 
 
 class NanoWhisper(nn.Module):
@@ -101,26 +101,29 @@ class NanoWhisper(nn.Module):
             bias = x.new_zeros(n + N_PADS)
             bias[n:] = math.log((N_POSITIONS - n) / N_PADS)
         for block in encoder.blocks:
-            x = x + _attend(block.attn, block.attn_ln(x), None, bias)
+            x = x + _attend(block.attn, block.attn_ln(x), bias)
             x = x + block.mlp(block.mlp_ln(x))
         return encoder.ln_post(x), bias
 
     def forward(
         self, mel_BMF: Tensor, tokens_BN: Tensor, first_B: Tensor | None = None, after_B: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """→ logits_BNV, and the encoder's states_BTD of the window alone."""
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """→ logits_BNV; of the window alone, the encoder's states_BTD and each decoder block's attention_BHNT to it."""
         audio_BTD, bias = self.encode(mel_BMF, first_B, after_B)
-        decoder, n = self.decoder, tokens_BN.shape[1]
+        decoder, n, n_positions = self.decoder, tokens_BN.shape[1], mel_BMF.shape[-1] // 2
+        attention: list[Tensor] = []
         causal = torch.full((n, n), -torch.inf, device=tokens_BN.device).triu(1)
         x = decoder.token_embedding(tokens_BN) + decoder.positional_embedding[:n]
         for block in decoder.blocks:
-            x = x + _attend(block.attn, block.attn_ln(x), None, causal)
-            x = x + _attend(block.cross_attn, block.cross_attn_ln(x), audio_BTD, bias)
+            x = x + _attend(block.attn, block.attn_ln(x), causal)
+            heard, attention_BHNK = _attend_openly(block.cross_attn, block.cross_attn_ln(x), audio_BTD, bias)
+            attention.append(attention_BHNK[..., :n_positions])
+            x = x + heard
             x = x + block.mlp(block.mlp_ln(x))
         logits_BNV = F.linear(decoder.ln(x), decoder.token_embedding.weight).float()
         shared = torch.zeros(len(self.vocabulary), device=logits_BNV.device)
         shared[self.vocabulary.other] = math.log(self.vocabulary.n_other)
-        return logits_BNV + shared, audio_BTD[:, : mel_BMF.shape[-1] // 2]
+        return logits_BNV + shared, audio_BTD[:, :n_positions], attention
 
     def whisper_state(self) -> dict[str, Tensor]:
         """The weights under Whisper's names, the embedding with a row for every token of Whisper's vocabulary."""
@@ -149,18 +152,23 @@ def _convolve(encoder: Any, mel_BMF: Tensor) -> Tensor:
     return F.gelu(encoder.conv2(x)).permute(0, 2, 1)
 
 
-def _attend(attention: Any, x: Tensor, xa: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Whisper's attention plus a bias: one for each key, or for each query and key."""
-    source = x if xa is None else xa
-
-    def heads(y: Tensor) -> Tensor:
-        return y.unflatten(-1, (attention.n_head, -1)).transpose(1, 2)
-
-    q, k, v = heads(attention.query(x)), heads(attention.key(source)), heads(attention.value(source))
+def _attend(attention: Any, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Whisper's self-attention plus a bias: one for each key, or for each query and key."""
+    if x.shape[1] < FUSED_FROM:
+        return _attend_openly(attention, x, x, bias)[0]
+    q, k, v = (_heads(attention, y) for y in (attention.query(x), attention.key(x), attention.value(x)))
     bias = None if bias is None else bias.to(q.dtype).expand(1, 1, q.shape[2], -1)
-    if k.shape[2] < FUSED_FROM:
-        scores = q @ (k.transpose(-1, -2) * k.shape[-1] ** -0.5)
-        mixed = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
-    else:
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     return attention.out(mixed.transpose(1, 2).flatten(2))
+
+
+def _attend_openly(attention: Any, x: Tensor, source: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention from x to source, and its weights_BHNK."""
+    q, k, v = (_heads(attention, y) for y in (attention.query(x), attention.key(source), attention.value(source)))
+    scores = q @ (k.transpose(-1, -2) * k.shape[-1] ** -0.5)
+    weights = (scores if bias is None else scores + bias.to(q.dtype)).softmax(-1)
+    return attention.out((weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)), weights
+
+
+def _heads(attention: Any, y: Tensor) -> Tensor:
+    return y.unflatten(-1, (attention.n_head, -1)).transpose(1, 2)

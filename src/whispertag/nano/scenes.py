@@ -1,7 +1,7 @@
 """Windows of sound that nano learns from: who speaks when, in what room, over which noise. Made up on the fly."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
@@ -12,6 +12,9 @@ from whispertag.data.mixing import active_level, mix, tile
 from whispertag.data.speech import LEVEL, Utterance, by_speaker, join
 
 Rng = np.random.Generator
+Span = tuple[float, float]
+PAUSE = 0.45  # seconds: after one as long as this, a new segment begins
+LONG = 6.0  # seconds: windows with room for a conversation
 
 
 @dataclass
@@ -34,10 +37,10 @@ class Recipe:
     stamped         chance that time stamps are asked for
     """
 
-    seconds: tuple[float, float] = (1.2, 5.5)
+    seconds: tuple[float, float] = (1.2, 10.0)
     short: float = 1.8
-    audio_per_step: float = 64.0
-    long: float = 0.08
+    audio_per_step: float = 100.0
+    long: float = 0.2
     recorded: float = 0.6
     noise: float = 0.88
     snr: tuple[float, float] = (-10.0, 20.0)
@@ -52,12 +55,21 @@ class Recipe:
 
 @dataclass
 class Segment:
-    """An utterance in a window, seconds from its beginning; `cut` if the window ends inside it."""
+    """Words spoken without a pause, in seconds from the window's beginning; `cut` if the window ends inside.
+
+    spans  from when to when each word lasts; empty where only the whole is known
+    """
 
     words: tuple[str, ...]
     start: float
     end: float
     cut: bool = False
+    spans: tuple[Span, ...] = ()
+
+    def moved(self, by: float, tempo: float = 1.0) -> "Segment":
+        """Played `tempo` times as fast, then `by` seconds later."""
+        spans = tuple((a / tempo + by, b / tempo + by) for a, b in self.spans)
+        return replace(self, start=self.start / tempo + by, end=self.end / tempo + by, spans=spans)
 
 
 class Scenes:
@@ -105,59 +117,76 @@ class Scenes:
     def _speak_into(self, rng: Rng, wave_S: np.ndarray) -> list[Segment]:
         """Put one or more utterances into the window."""
         total = len(wave_S) / SAMPLE_RATE
-        long = total > self.recipe.seconds[1]
+        long = total > LONG
         if rng.random() < 0.1:  # the end of a word that belongs to the window before
-            tail_S = self.utterance(rng, 2.0).wave_S[-int(rng.uniform(0.03, 0.15) * SAMPLE_RATE) :]
+            tail_S = self.utterance(rng, 2.0)[0][-int(rng.uniform(0.03, 0.15) * SAMPLE_RATE) :]
             wave_S[: len(tail_S)] += tail_S
         # Silence teaches nothing, and late starts come by shifting: most windows are filled with speech
         at = rng.uniform(0, 0.3) if rng.random() < 0.7 else rng.uniform(0, 0.6 * total)
         at = max(0.0, min(at, total - 1.2))
-        stop = rng.choice([0.05, 0.5]) if long else 0.1
+        stop = rng.choice([0.03, 0.25]) if long else 0.1
         cut_last = total >= WINDOW_SECONDS and rng.random() < 0.6
         segments: list[Segment] = []
         while True:
             room = total - at
-            utterance = self.utterance(rng, room if not (cut_last and segments) else 6.0)
-            if room < 0.3 or (utterance.seconds > room and not (cut_last and segments)):
+            part_S, phrases = self.utterance(rng, room if not (cut_last and segments) else 6.0)
+            seconds = len(part_S) / SAMPLE_RATE
+            if room < 0.3 or (seconds > room and not (cut_last and segments)):
                 break
             start = round(at * SAMPLE_RATE)
-            part_S = utterance.wave_S[: len(wave_S) - start]
+            part_S = part_S[: len(wave_S) - start]
             wave_S[start : start + len(part_S)] += part_S * 10 ** (rng.uniform(-3, 3) / 20)
-            cut = utterance.seconds > room
-            segments.append(Segment(utterance.words, at, min(at + utterance.seconds, total), cut))
-            pause = rng.uniform(0.35, 1.0) if not long or rng.random() < 0.6 else rng.uniform(1.0, 5.0)
-            at += utterance.seconds + pause
-            if cut or rng.random() < stop:
+            for phrase in (phrase.moved(at) for phrase in phrases):
+                if phrase.start < total:
+                    segments.append(replace(phrase, end=min(phrase.end, total), cut=phrase.end > total + 1e-6))
+            at += seconds + (rng.uniform(PAUSE, 1.0) if not long or rng.random() < 0.5 else rng.uniform(1.0, 4.0))
+            if seconds > room or rng.random() < stop:
                 break
         if not segments:  # nothing fitted: the shortest word there is
             shortest = min((u for s in self.recorded for u in s[:40]), key=lambda u: len(u.wave_S))
             start = min(round(at * SAMPLE_RATE), len(wave_S) - len(shortest.wave_S))
             wave_S[start : start + len(shortest.wave_S)] += shortest.wave_S
-            segments = [Segment(shortest.words, start / SAMPLE_RATE, start / SAMPLE_RATE + shortest.seconds)]
+            span = (start / SAMPLE_RATE, start / SAMPLE_RATE + shortest.seconds)
+            segments = [Segment(shortest.words, *span, spans=(span,))]
         return segments
 
-    def utterance(self, rng: Rng, longest: float) -> Utterance:
-        """A new one of at most about `longest` seconds, in a voice, a room and a channel of its own."""
+    def utterance(self, rng: Rng, longest: float) -> tuple[np.ndarray, list[Segment]]:
+        """wave_S of at most about `longest` seconds, in a voice, a room and a channel of its own, and what it says."""
         tempo = rng.uniform(0.82, 1.22)  # pitch and formants move along
         room = longest * tempo
         if not self.spoken or rng.random() < self.recipe.recorded or self.lengths[0] > room:
-            voice = self.recorded[rng.integers(len(self.recorded))]
-            gap = rng.uniform(0, 0.25) if rng.random() < 0.7 else rng.uniform(0.25, 0.7)
-            parts, gaps, length = [voice[rng.integers(len(voice))]], list[float](), 0.0
-            length = parts[0].seconds
-            for _ in range(int(rng.integers(0, 12)) if rng.random() < 0.5 else 12):
-                part, pause = voice[rng.integers(len(voice))], gap * rng.uniform(0.4, 1.6)
-                if length + pause + part.seconds > room:
-                    break
-                parts.append(part)
-                gaps.append(pause)
-                length += pause + part.seconds
-            levels = [10 ** (rng.uniform(-3, 3) / 20) for _ in parts]
-            parts = [Utterance(p.words, p.wave_S * np.float32(g), p.speaker) for p, g in zip(parts, levels)]
-            utterance = join(parts, gaps)
+            utterance, phrases = self._string(rng, room, tempo)
         else:
             utterance = self.spoken[rng.integers(np.searchsorted(self.lengths, room, "right"))]
-        return Utterance(utterance.words, _another_channel(rng, utterance.wave_S, tempo), utterance.speaker)
+            phrases = [Segment(utterance.words, 0.0, utterance.seconds)]
+        wave_S = _another_channel(rng, utterance.wave_S, tempo)
+        return wave_S, [phrase.moved(0.0, tempo) for phrase in phrases]
+
+    def _string(self, rng: Rng, room: float, tempo: float) -> tuple[Utterance, list[Segment]]:
+        """Recorded words of one speaker in a row, in at most `room` seconds. `tempo`: what they will be played at."""
+        voice = self.recorded[rng.integers(len(self.recorded))]
+        gap = rng.uniform(0, 0.25) if rng.random() < 0.7 else rng.uniform(0.25, 0.7)
+        parts, gaps = [voice[rng.integers(len(voice))]], list[float]()
+        spans = [(0.0, parts[0].seconds)]
+        most = 12 if room < LONG else rng.choice([5, 12])
+        for _ in range(int(rng.integers(0, most)) if rng.random() < 0.5 else most):
+            part, pause = voice[rng.integers(len(voice))], gap * rng.uniform(0.4, 1.6)
+            start = spans[-1][1] + pause
+            if start + part.seconds > room:
+                break
+            parts.append(part)
+            gaps.append(pause)
+            spans.append((start, start + part.seconds))
+        levels = [10 ** (rng.uniform(-3, 3) / 20) for _ in parts]
+        parts = [Utterance(p.words, p.wave_S * np.float32(g), p.speaker) for p, g in zip(parts, levels)]
+        phrases, first = list[Segment](), 0
+        for last in range(len(parts)):
+            if last == len(gaps) or gaps[last] / tempo >= PAUSE:
+                words = tuple(w for p in parts[first : last + 1] for w in p.words)
+                here = tuple(spans[first : last + 1])
+                phrases.append(Segment(words, here[0][0], here[-1][1], spans=here))
+                first = last + 1
+        return join(parts, gaps), phrases
 
     def noise(self, rng: Rng, n: int) -> np.ndarray:
         """n samples of noise: recorded or synthetic, coloured, or voices without words; seldom two at once."""
@@ -172,7 +201,7 @@ class Scenes:
         else:  # speech backwards: no words in it
             wave_S = np.zeros(n, np.float32)
             for _ in range(int(rng.integers(1, 6))):
-                voice_S = tile(self.utterance(rng, 4.0).wave_S[::-1], n)
+                voice_S = tile(self.utterance(rng, 4.0)[0][::-1], n)
                 wave_S += np.roll(voice_S, int(rng.integers(n)))
         if rng.random() < 0.5:
             wave_S = _filter(rng, wave_S)

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import CSVLogger
 from whispertag.data.espeak import espeak_utterances
 from whispertag.data.mixing import mix
 from whispertag.data.speech import read_digits, split_takes, strings
+from whispertag.model.weights import find_checkpoint
 from whispertag.nano.file import write_checkpoint
 from whispertag.nano.material import noises_of, synthetic_noises
 from whispertag.nano.model import NanoWhisper, dimensions
@@ -73,7 +74,10 @@ def train(
     if start:
         from whisper import load_model
 
-        whisper.load_whisper_state(load_model(str(start), device="cpu").state_dict())
+        begun = load_model(str(find_checkpoint(start)), device="cpu")
+        if begun.dims != whisper.dims:
+            raise ValueError(f"start={start}: {begun.dims}, but sizes asks for {whisper.dims}")
+        whisper.load_whisper_state(begun.state_dict())
     else:
         some = windows(first=0, last=6, steps=steps)
         whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))

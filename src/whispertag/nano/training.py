@@ -21,7 +21,8 @@ BLANK = len(WORDS)
 
 
 class SpeechTraining(pl.LightningModule):
-    """Cross-entropy on Whisper's tokens, plus CTC on the words from the encoder by a linear layer thrown away later.
+    """Cross-entropy on Whisper's tokens, plus CTC on the words from the encoder by a linear layer thrown away later,
+    plus `guidance`.
 
     Matrices of the blocks are trained by Muon, everything else by AdamW; the learning rate warms up and goes down
     along a cosine, as a function of the step alone.
@@ -39,12 +40,13 @@ class SpeechTraining(pl.LightningModule):
         warmup: float = 0.03,
         ctc: float = 0.3,
         late: float = 0.3,
+        guide: float = 0.3,
         check: dict[str, tuple[Sequence[np.ndarray], Sequence[str]]] | None = None,
         check_every: int = 2,
     ):
         super().__init__()
         self.automatic_optimization = False  # two optimisers in one step
-        self.model, self.steps, self.warmup, self.ctc, self.late = model, steps, warmup, ctc, late
+        self.model, self.steps, self.warmup, self.ctc, self.late, self.guide = model, steps, warmup, ctc, late, guide
         self.words = nn.Linear(model.dims.n_audio_state, len(WORDS) + 1)
         self.rates = (muon_lr, adamw_lr)
         self.check, self.check_every = check or {}, check_every
@@ -76,7 +78,9 @@ class SpeechTraining(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], index: int) -> None:
         step = self.done
         torch.manual_seed(step)  # the virtual pads' positions: the same after a resumption
-        logits_BNV, states_BTD = self.model(batch["mel_BMF"], batch["tokens_BN"], batch["first_B"], batch["after_B"])
+        logits_BNV, states_BTD, attention = self.model(
+            batch["mel_BMF"], batch["tokens_BN"], batch["first_B"], batch["after_B"]
+        )
         loss = F.cross_entropy(logits_BNV.flatten(0, 1), batch["targets_BN"].flatten(), ignore_index=IGNORE)
         heard = batch["whole_B"]  # a word the window cuts in two is neither said nor unsaid
         ctc = loss.new_zeros(())
@@ -86,17 +90,18 @@ class SpeechTraining(pl.LightningModule):
             ctc = F.ctc_loss(
                 chances_TBV, batch["words_BW"][heard], n_steps_B, batch["n_words_B"][heard], BLANK, zero_infinity=True
             )
+        guide = guidance(attention, batch["places_BM2"])
         rate = self.learning_rate(step)
         optimizers: Any = self.optimizers()
         for optimizer, full in zip(optimizers, self.rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = full * rate
             optimizer.zero_grad()
-        self.manual_backward(loss + self.ctc * ctc)
+        self.manual_backward(loss + self.ctc * ctc + self.guide * guide)
         for optimizer in optimizers:
             optimizer.step()
         self.steps_done += 1
-        self.log_dict({"loss": loss, "ctc": ctc}, prog_bar=True, on_step=True)
+        self.log_dict({"loss": loss, "ctc": ctc, "guide": guide}, prog_bar=True, on_step=True)
 
     def on_train_epoch_end(self) -> None:
         if self.check and (self.current_epoch + 1) % self.check_every == 0:
@@ -108,6 +113,28 @@ class SpeechTraining(pl.LightningModule):
                 for name, (waves, texts) in self.check.items()
             }
             self.log_dict(rates, prog_bar=True)
+
+
+def guidance(attention: Sequence[Tensor], places_BM2: Tensor) -> Tensor:
+    """- log of the attention that half the heads of the first and of the last decoder block pay to the right place.
+
+    The last block looks where the token to be written is heard, the first where the one just read was, from which
+    the place of the next follows. Left to itself, attention finds words slowly and in long windows loses its place.
+    (Supervised attention: Liu et al., 2016.)
+
+    attention   of each decoder block, BHNT over the window
+    places_BM2  positions, from … to, of the N inputs and the last target (M = N + 1); empty: not known
+    """
+    at_T = torch.arange(attention[0].shape[-1], device=places_BM2.device)
+    within_BMT = (at_T >= places_BM2[..., :1]) & (at_T < places_BM2[..., 1:])
+    known_BM = within_BMT.any(-1)
+    total = places_BM2.new_zeros((), dtype=torch.float32)
+    for weights_BHNT, part in ((attention[0], slice(None, -1)), (attention[-1], slice(1, None))):
+        if known_BM[:, part].any():
+            half_BHNT = weights_BHNT[:, : (weights_BHNT.shape[1] + 1) // 2].float()
+            right_BHN = (half_BHNT * within_BMT[:, None, part]).sum(-1)
+            total = total - right_BHN.clamp_min(1e-4).log().transpose(1, 2)[known_BM[:, part]].mean()
+    return total
 
 
 class Windows(pl.LightningDataModule):

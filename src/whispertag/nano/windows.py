@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from whispertag.audio import N_POSITIONS, SAMPLE_RATE, SAMPLES_PER_POSITION, WINDOW_SECONDS, log_mel
-from whispertag.nano.scenes import Rng, Scenes, Segment
+from whispertag.audio import N_POSITIONS, SAMPLE_RATE, SAMPLES_PER_POSITION, WINDOW_SECONDS, floor_of, log_mel
+from whispertag.nano.model import N_TEXT
+from whispertag.nano.scenes import Rng, Scenes, Segment, Span
 from whispertag.nano.vocabulary import GRID, Vocabulary
 
 IGNORE = -100  # targets that are not learnt: prompt and padding
 N_MELS = 80
+MARGIN = 0.1  # seconds around a word that belong to it
 MAX_FIRST_STAMP = 1.0  # seconds: Whisper's decoding allows no later first time stamp
 
 
@@ -56,15 +58,20 @@ class TrainingWindows(Dataset):
             "mel_BMF": mel_BMF,
             "first_B": torch.tensor(firsts),
             "after_B": torch.where(zeros_B, 0.0, floor_of(mel_BMF)),
-            "tokens_BN": _pad([inputs for inputs, _ in texts], self.vocabulary.eot),
-            "targets_BN": _pad([targets for _, targets in texts], IGNORE),
+            "tokens_BN": _pad([inputs for inputs, _, _ in texts], self.vocabulary.eot),
+            "targets_BN": _pad([targets for _, targets, _ in texts], IGNORE),
+            "places_BM2": _places([places for _, _, places in texts], n_positions),
             "words_BW": _pad([w or [0] for w in words], 0),
             "n_words_B": torch.tensor([len(w) for w in words]),
             "whole_B": torch.tensor([not any(s.cut for s in segments) for _, segments in windows]),
         }
 
-    def tokens(self, rng: Rng, segments: list[Segment], offset: float, prompted: bool) -> tuple[list[int], list[int]]:
-        """→ decoder input and targets, of equal length. `offset`: where the window's sound begins, in seconds."""
+    def tokens(
+        self, rng: Rng, segments: list[Segment], offset: float, prompted: bool
+    ) -> tuple[list[int], list[int], list[Span | None]]:
+        """→ decoder input, targets of equal length, and where in the window (seconds) each token, first input to last
+        target, is heard (None: nowhere, or not known). `offset`: where the window's sound begins, in seconds.
+        """
         v = self.vocabulary
         stamped = rng.random() < self.recipe.stamped or any(s.cut for s in segments)
         prompt = self._prompt(rng, stamped) if prompted and rng.random() < 0.5 else []
@@ -72,22 +79,31 @@ class TrainingWindows(Dataset):
             return (
                 [*prompt, v.sot, v.stamp(0) if stamped else v.no_timestamps],
                 [*[IGNORE] * len(prompt), v.no_speech, v.eot],
+                [None] * (len(prompt) + 3),
             )
-        if not stamped:
-            text = [v.no_timestamps, *(v.word(w) for s in segments for w in s.words)]
-        else:
-            text, earliest = [], 0
-            for i, segment in enumerate(segments):
-                start = max(int((segment.start + offset) / GRID + 1e-6), earliest)
-                if i == 0 and start * GRID > MAX_FIRST_STAMP:
-                    start = 0
-                end = min(max(int(np.ceil((segment.end + offset) / GRID - 1e-6)), start + 1), 150)
-                # Of a segment that the window cuts, only the beginning is told: the next window starts there.
-                told = [] if segment.cut else [*(v.word(w) for w in segment.words), v.stamp(end)]
-                text += [v.stamp(start), *told]
-                earliest = end
-        text = [v.sot, *text, v.eot]
-        return [*prompt, *text[:-1]], [*[IGNORE] * len(prompt), *text[1:]]
+        text: list[tuple[int, Span | None]] = [] if stamped else [(v.no_timestamps, None)]
+        earliest = 0
+        for i, segment in enumerate(segments):
+            start = max(int((segment.start + offset) / GRID + 1e-6), earliest)
+            there: Span | None = (segment.start - GRID, segment.start + 2 * GRID)
+            if i == 0 and start * GRID > MAX_FIRST_STAMP:
+                start, there = 0, None
+            end = min(max(int(np.ceil((segment.end + offset) / GRID - 1e-6)), start + 1), 150)
+            spans: list[Span | None] = [(a - MARGIN, b + MARGIN) for a, b in segment.spans]
+            spans = spans or [None] * len(segment.words)
+            words = [(v.word(word), span) for word, span in zip(segment.words, spans, strict=True)]
+            if not stamped:
+                text += words
+                continue
+            text.append((v.stamp(start), there))
+            if not segment.cut:  # of one that the window cuts, only the beginning is told: the next window starts there
+                text += [*words, (v.stamp(end), (segment.end - 2 * GRID, segment.end + GRID))]
+            earliest = end
+        while len(prompt) + len(text) >= N_TEXT:
+            del prompt[1]  # the oldest of what was said
+        tokens = [*prompt, v.sot, *(token for token, _ in text), v.eot]
+        targets = [*[IGNORE] * len(prompt), *tokens[len(prompt) + 1 :]]
+        return tokens[:-1], targets, [*[None] * (len(prompt) + 1), *(place for _, place in text), None]
 
     def _prompt(self, rng: Rng, stamped: bool) -> list[int]:
         """What was said before, as Whisper gives it to the decoder: with time stamps, the last tokens alone."""
@@ -102,9 +118,15 @@ class TrainingWindows(Dataset):
         return [v.sot_prev, *said[-n_max:]]
 
 
-def floor_of(mel_BMF: Tensor) -> Tensor:
-    """What silence beside each window is on Whisper's scale: 8 decades below the loudest."""
-    return mel_BMF.amax(dim=(1, 2)) - 2.0
+def _places(rows: list[list[Span | None]], n_positions: int) -> Tensor:
+    """First position and the one after the last, of each token; 0, 0 where there is none."""
+    per_second = SAMPLE_RATE / SAMPLES_PER_POSITION
+    places_BM2 = torch.zeros(len(rows), max(map(len, rows)), 2)
+    for places_M2, row in zip(places_BM2, rows):
+        for i, place in enumerate(row):
+            if place:
+                places_M2[i] = torch.tensor(place) * per_second
+    return places_BM2.round().long().clamp(0, n_positions)
 
 
 def _pad(rows: list[list[int]], fill: int) -> Tensor:
