@@ -1,43 +1,59 @@
 """The runs of this study → results.csv, and each head's mean over folds with its interval over seeds."""
 
+import csv
+import io
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table as Shown
+from rich.table import Table
 
+from whispertag.data.shards import write_atomically
 from whispertag.runs.result import Result
 from whispertag.studies.intervals import student
-from whispertag.studies.tables import Table
 
 HERE = Path(__file__).parent
-FOLDS = 5
+FOLDS = {"1", "2", "3", "4", "5"}
+ASKED = {"head": "tl_tr", "weights": "pretrained", "seed": "0", "data.fold": ""}  # and what they are if not named
 
 
 def main() -> None:
     results = [r for path in sorted((HERE / "runs").glob("*/result.json")) if (r := Result.read(path.parent))]
+    if not results:
+        raise SystemExit(f"error: no runs in {HERE / 'runs'}; README.md beside it has the command")
+    if unfinished := [r for r in results if r.status != "done"]:
+        raise SystemExit(
+            f"error: {len(unfinished)} runs are not done, as {unfinished[0].folder}: {unfinished[0].status}"
+        )
     rows = []
     for result in results:
-        asked = dict(override.split("=", 1) for override in result.overrides)
-        row = {k: asked.get(k, default) for k, default in (("head", "tl_tr"), ("weights", "pretrained"), ("seed", "0"))}
-        row |= {"fold": asked["data.fold"], "accuracy": result.metrics["accuracy"], "status": result.status}
+        asked = ASKED | dict(override.split("=", 1) for override in result.overrides)
+        row = {key: asked[key] for key in ASKED} | {"accuracy": result.metrics["accuracy"]}
         rows.append(row | {"logmel_probe_accuracy": result.baseline.get("accuracy"), "seconds": result.seconds})
-    if unfinished := [row for row in rows if row.pop("status") != "done"]:
-        raise SystemExit(f"error: {len(unfinished)} runs are not done: {unfinished[0]}")
-    (HERE / "results.csv").unlink(missing_ok=True)
-    Table(HERE / "results.csv", list(rows[0])).extend(rows)
 
-    groups: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, str], dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        groups[row["head"], row["weights"]][row["seed"]].append(row["accuracy"])
-    shown = Shown("head", "weights", "accuracy %", "95 % interval over seeds", "seeds")
-    for (head, weights), seeds in sorted(groups.items(), key=lambda item: -np.mean(list(item[1].values()))):
-        if any(len(folds) != FOLDS for folds in seeds.values()):
-            raise SystemExit(f"error: {head}, {weights}: not {FOLDS} folds for every seed")
-        means = 100 * np.array([np.mean(folds) for folds in seeds.values()])
-        interval = "{:.1f} … {:.1f}".format(*student(means)) if len(means) > 1 else ""
-        shown.add_row(head, weights, f"{means.mean():.1f}", interval, str(len(means)))
+        groups[row["head"], row["weights"]][row["seed"]][row["data.fold"]] = row["accuracy"]
+    for (head, weights), seeds in groups.items():
+        for seed, folds in seeds.items():
+            if folds.keys() != FOLDS:
+                raise SystemExit(f"error: {head}, {weights}, seed {seed}: folds {sorted(folds)}, not all five")
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(HERE / "results.csv", text.getvalue().encode())
+
+    shown = Table("head", "weights", "accuracy %", "95 % interval over seeds", "seeds")
+    means = {
+        name: 100 * np.array([np.mean(list(folds.values())) for folds in seeds.values()])
+        for name, seeds in groups.items()
+    }
+    for (head, weights), mean_S in sorted(means.items(), key=lambda item: -item[1].mean()):
+        interval = "{:.1f} … {:.1f}".format(*student(mean_S)) if len(mean_S) > 1 else ""
+        shown.add_row(head, weights, f"{mean_S.mean():.1f}", interval, str(len(mean_S)))
     Console().print(shown)
 
 
