@@ -50,6 +50,7 @@ def request(material, *more: str) -> list[str]:
         "n_synthetic=2",
         "steps=6",
         "epoch_steps=2",
+        "snapshots=[4]",
         "threads=1",
         "precision=32-true",
         "recipe.audio_per_step=6.0",
@@ -67,7 +68,9 @@ def test_killed_and_resumed_it_ends_with_the_same_file(material, tmp_path):
     assert straight.returncode == 0, straight.stderr
     folder = Path("experiments/nano/runs/nano")
     expected = (folder / "nano.pt").read_bytes()
-    assert whisper.load_model(str(folder / "nano.pt"), device="cpu").dims.n_audio_state == 32
+    for name in ("nano.pt", "nano-4.pt"):
+        assert whisper.load_model(str(folder / name), device="cpu").dims.n_audio_state == 32
+    assert (folder / "nano-4.pt").read_bytes() != expected
     folder.rename(tmp_path / "straight")
 
     process = subprocess.Popen(
@@ -91,7 +94,8 @@ def test_killed_and_resumed_it_ends_with_the_same_file(material, tmp_path):
     ("wrong", "message"),
     [
         ({"unheard": "nobody"}, "no such speaker"),
-        ({"steps": 5}, "not a multiple"),
+        ({"steps": 5}, "multiples of epoch_steps=2, not 5"),
+        ({"snapshots": [3]}, "multiples of epoch_steps=2, not 3"),
         ({"start": "nano"}, "start=nano: ModelDimensions.*but sizes asks for"),
         ({"start": "nowhere.pt"}, "nowhere.pt"),
     ],
@@ -106,6 +110,7 @@ def test_wrong_requests_say_what_is_wrong(material, tmp_path, wrong, message):
         "start": None,
         "steps": 4,
         "epoch_steps": 2,
+        "snapshots": [],
     }
     asked |= {"threads": 1, "workers": 0, "precision": "32-true", "n_spoken": 0, "n_synthetic": 0}
     with pytest.raises(ValueError, match=message):

@@ -62,7 +62,7 @@ def test_what_a_text_looks_like(scenes):
         Segment(("six",), 1.7, 2.05),
         Segment(("no",), 28.3, 30.0, cut=True),
     ]
-    inputs, targets, _ = windows.tokens(np.random.default_rng(0), segments, 0.0, prompted=False)
+    inputs, targets, _ = windows.tokens(np.random.default_rng(0), segments, 0.0, prompted=0.0, stamped=1.0)
     stamps = [V.stamp(i) for i in (2, 7, 8, 11, 141)]
     expected = [stamps[0], 1, 2, stamps[1], stamps[2], 6, stamps[3], stamps[4], V.eot]
     assert targets == expected, "rounded outwards; of the last one only where it begins"
@@ -71,7 +71,9 @@ def test_what_a_text_looks_like(scenes):
 
 def test_the_first_stamp_is_one_that_whisper_may_decode(scenes):
     windows = TrainingWindows(scenes(stamped=1.0), 1, seed=0)
-    (_, first, *_), _, _ = windows.tokens(np.random.default_rng(0), [Segment(("one",), 0.3, 1.0)], 12.0, prompted=False)
+    (_, first, *_), _, _ = windows.tokens(
+        np.random.default_rng(0), [Segment(("one",), 0.3, 1.0)], 12.0, prompted=0.0, stamped=1.0
+    )
     assert first == V.stamp(0), "Whisper allows at most 1.0 s"
 
 
@@ -80,7 +82,7 @@ def test_where_each_token_is_heard(scenes):
     windows = TrainingWindows(scenes(stamped=1.0), 1, seed=0)
     known = Segment(("one", "two"), 0.5, 1.31, spans=((0.5, 0.8), (0.9, 1.31)))
     segments = [known, Segment(("six", "two"), 2.0, 2.9), Segment(("no",), 3.5, 4.0, cut=True)]
-    inputs, targets, places = windows.tokens(np.random.default_rng(0), segments, 0.0, prompted=False)
+    inputs, targets, places = windows.tokens(np.random.default_rng(0), segments, 0.0, prompted=0.0, stamped=1.0)
     assert len(places) == len(inputs) + 1 == len(targets) + 1
     for place, (start, end) in zip(places[2:4], known.spans, strict=True):
         assert place == pytest.approx((start - 0.1, end + 0.1))
@@ -111,7 +113,7 @@ def test_the_prompt_leaves_room_for_the_text(scenes):
     windows = TrainingWindows(scenes(stamped=1.0), 1, seed=0)
     segments = [Segment(("one",), 0.4 * i, 0.4 * i + 0.3) for i in range(36)]
     for seed in range(20):
-        inputs, _, _ = windows.tokens(np.random.default_rng(seed), segments, 0.0, prompted=True)
+        inputs, _, _ = windows.tokens(np.random.default_rng(seed), segments, 0.0, prompted=1.0, stamped=1.0)
         assert len(inputs) <= 128 and (inputs[0] in (V.sot, V.sot_prev))
 
 

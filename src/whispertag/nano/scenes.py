@@ -33,14 +33,14 @@ class Recipe:
     silent          chance of a window without speech
     zeros           chance that after the window log-mel is 0, as whisper.transcribe pads; else the floor of silence
     shifted         chance that a short window stands somewhere in 30 s of silence, not at their beginning
-    prompted        chance that half of a batch's windows come with what was said before
-    stamped         chance that time stamps are asked for
+    prompted        chance that a window comes with what was said before; three times that in windows longer than LONG
+    stamped         chance that time stamps are asked for; longer than LONG always: they say where the words are
     """
 
     seconds: tuple[float, float] = (1.2, 10.0)
     short: float = 1.8
     audio_per_step: float = 100.0
-    long: float = 0.2
+    long: float = 0.3
     recorded: float = 0.6
     noise: float = 0.88
     snr: tuple[float, float] = (-10.0, 20.0)
@@ -49,8 +49,8 @@ class Recipe:
     silent: float = 0.1
     zeros: float = 0.7
     shifted: float = 0.6
-    prompted: float = 0.3
-    stamped: float = 0.6
+    prompted: float = 0.15
+    stamped: float = 0.9
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """One training of nano, start to end: material → windows → Lightning → a checkpoint in OpenAI's format."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -38,6 +39,7 @@ def train(
     start: str | None,
     steps: int,
     epoch_steps: int,
+    snapshots: Sequence[int],
     threads: int,
     workers: int,
     precision: str,
@@ -49,8 +51,8 @@ def train(
     cache: str | PathLike[str],
 ) -> Path:
     """Train, or go on with, `folder`/nano.pt; see conf/nano.yaml for the arguments."""
-    if steps % epoch_steps:
-        raise ValueError(f"steps={steps} is not a multiple of epoch_steps={epoch_steps}")
+    if wrong := [n for n in (steps, *snapshots) if n % epoch_steps]:
+        raise ValueError(f"steps and snapshots are multiples of epoch_steps={epoch_steps}, not {wrong[0]}")
     torch.set_num_threads(threads)
     checkpoint, done = folder / "last.ckpt", folder / FILE
     if done.exists():
@@ -92,7 +94,10 @@ def train(
         precision=_precision(precision),
         max_epochs=steps // epoch_steps,
         logger=CSVLogger(folder, name="metrics"),
-        callbacks=[ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)],
+        callbacks=[
+            Snapshots(folder, snapshots),
+            ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True),
+        ],
         reload_dataloaders_every_n_epochs=1,  # the windows of an epoch are made for that epoch
         enable_model_summary=False,
         log_every_n_steps=50,
@@ -107,6 +112,19 @@ def train(
         raise KeyboardInterrupt  # Lightning has stopped in peace; the checkpoint of the last epoch is there
     write_checkpoint(done, module.model.dims, module.model.whisper_state())
     return done
+
+
+class Snapshots(pl.Callback):
+    """What nano is on the way, at some `steps`: nano-<step>.pt."""
+
+    def __init__(self, folder: Path, steps: Sequence[int]):
+        self.folder, self.steps = folder, frozenset(steps)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, SpeechTraining)
+        if (done := pl_module.done) in self.steps:
+            path = self.folder / f"nano-{done}.pt"
+            write_checkpoint(path, pl_module.model.dims, pl_module.model.whisper_state())
 
 
 def _precision(asked: str) -> Any:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from whispertag.audio import N_POSITIONS, SAMPLE_RATE, SAMPLES_PER_POSITION, WINDOW_SECONDS, floor_of, log_mel
 from whispertag.nano.model import N_TEXT
-from whispertag.nano.scenes import Rng, Scenes, Segment, Span
+from whispertag.nano.scenes import LONG, Rng, Scenes, Segment, Span
 from whispertag.nano.vocabulary import GRID, Vocabulary
 
 IGNORE = -100  # targets that are not learnt: prompt and padding
@@ -40,7 +40,9 @@ class TrainingWindows(Dataset):
         if rng.random() < recipe.long * grown:
             whole = rng.random() < 0.5
             seconds = float(WINDOW_SECONDS) if whole else round(rng.uniform(longest, WINDOW_SECONDS), 1)
-        prompted = rng.random() < recipe.prompted * grown
+        long = seconds > LONG
+        prompted = recipe.prompted * grown * (3 if long else 1)
+        stamped = 1.0 if long else recipe.stamped
         windows = [self.scenes.window(rng, seconds, progress) for _ in range(round(recipe.audio_per_step / seconds))]
         n_positions = round(seconds * SAMPLE_RATE) // SAMPLES_PER_POSITION
         firsts = [
@@ -48,7 +50,7 @@ class TrainingWindows(Dataset):
             for _ in windows
         ]
         texts = [
-            self.tokens(rng, segments, first * SAMPLES_PER_POSITION / SAMPLE_RATE, prompted)
+            self.tokens(rng, segments, first * SAMPLES_PER_POSITION / SAMPLE_RATE, prompted, stamped)
             for (_, segments), first in zip(windows, firsts)
         ]
         words = [[self.vocabulary.word(w) for s in segments for w in s.words] for _, segments in windows]
@@ -67,21 +69,24 @@ class TrainingWindows(Dataset):
         }
 
     def tokens(
-        self, rng: Rng, segments: list[Segment], offset: float, prompted: bool
+        self, rng: Rng, segments: list[Segment], offset: float, prompted: float, stamped: float
     ) -> tuple[list[int], list[int], list[Span | None]]:
         """→ decoder input, targets of equal length, and where in the window (seconds) each token, first input to last
-        target, is heard (None: nowhere, or not known). `offset`: where the window's sound begins, in seconds.
+        target, is heard (None: nowhere, or not known).
+
+        offset             where the window's sound begins, in seconds
+        prompted, stamped  chances of a prompt and of time stamps
         """
         v = self.vocabulary
-        stamped = rng.random() < self.recipe.stamped or any(s.cut for s in segments)
-        prompt = self._prompt(rng, stamped) if prompted and rng.random() < 0.5 else []
+        with_stamps = rng.random() < stamped or any(s.cut for s in segments)
+        prompt = self._prompt(rng, with_stamps) if rng.random() < prompted else []
         if not segments:  # Whisper's no_speech is learnt where the text would begin, and that no text follows
             return (
-                [*prompt, v.sot, v.stamp(0) if stamped else v.no_timestamps],
+                [*prompt, v.sot, v.stamp(0) if with_stamps else v.no_timestamps],
                 [*[IGNORE] * len(prompt), v.no_speech, v.eot],
                 [None] * (len(prompt) + 3),
             )
-        text: list[tuple[int, Span | None]] = [] if stamped else [(v.no_timestamps, None)]
+        text: list[tuple[int, Span | None]] = [] if with_stamps else [(v.no_timestamps, None)]
         earliest = 0
         for i, segment in enumerate(segments):
             start = max(int((segment.start + offset) / GRID + 1e-6), earliest)
@@ -92,7 +97,7 @@ class TrainingWindows(Dataset):
             spans: list[Span | None] = [(a - MARGIN, b + MARGIN) for a, b in segment.spans]
             spans = spans or [None] * len(segment.words)
             words = [(v.word(word), span) for word, span in zip(segment.words, spans, strict=True)]
-            if not stamped:
+            if not with_stamps:
                 text += words
                 continue
             text.append((v.stamp(start), there))
