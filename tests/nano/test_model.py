@@ -78,14 +78,6 @@ def test_a_window_with_virtual_pads_is_close_to_the_padded_one(nano, zeros):
 
 
 @torch.no_grad()
-def test_a_training_can_go_on_from_a_file(nano):
-    other = NanoWhisper(nano.dims, V)
-    other.load_whisper_state(nano.whisper().state_dict())
-    for key, value in nano.state_dict().items():
-        assert torch.equal(other.state_dict()[key], value), key
-
-
-@torch.no_grad()
 def test_what_never_occurs_begins_unlikely(nano):
     logits_BNV, *_ = nano(torch.randn(1, 80, 200), torch.tensor([[V.sot, 1, 2]]))
     assert logits_BNV.softmax(-1)[..., -1].max() < 0.01

@@ -96,8 +96,6 @@ def test_killed_and_resumed_it_ends_with_the_same_file(material, tmp_path):
         ({"unheard": "nobody"}, "no such speaker"),
         ({"steps": 5}, "multiples of epoch_steps=2, not 5"),
         ({"snapshots": [3]}, "multiples of epoch_steps=2, not 3"),
-        ({"start": "nano"}, "start=nano: ModelDimensions.*but sizes asks for"),
-        ({"start": "nowhere.pt"}, "nowhere.pt"),
     ],
 )
 def test_wrong_requests_say_what_is_wrong(material, tmp_path, wrong, message):
@@ -107,7 +105,6 @@ def test_wrong_requests_say_what_is_wrong(material, tmp_path, wrong, message):
         "digits": digits,
         "noises": noises,
         "unheard": None,
-        "start": None,
         "steps": 4,
         "epoch_steps": 2,
         "snapshots": [],

@@ -139,8 +139,7 @@ class WhisperBackbone(nn.Module):
         encoder, dtype = self.encoder, self._dtype_on(mel_BMF.device)
         # Autocast off: what the states are must not hang on the precision the head trains in.
         with _no_autocast(mel_BMF.device):
-            x = F.gelu(encoder.conv1(mel_BMF.to(dtype)))
-            x = F.gelu(encoder.conv2(x)).permute(0, 2, 1)
+            x = convolve(encoder, mel_BMF.to(dtype))
             x = (x + encoder.positional_embedding[: x.shape[1]]).to(dtype)
             states = {}
             for i, block in enumerate(encoder.blocks):
@@ -158,6 +157,12 @@ class WhisperBackbone(nn.Module):
                 if isinstance(module, nn.Linear | nn.Conv1d):  # Whisper's layer norms stay in float32
                     module.to(dtype)
         return dtype
+
+
+def convolve(encoder: Any, mel_BMF: Tensor) -> Tensor:
+    """What Whisper's two convolutions make of a log-mel: (B, F / 2, D), before positions are added."""
+    x = F.gelu(encoder.conv1(mel_BMF))
+    return F.gelu(encoder.conv2(x)).permute(0, 2, 1)
 
 
 def _no_autocast(device: torch.device):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from whisper.model import AudioEncoder, ModelDimensions, TextDecoder, Whisper
 
 from whispertag.audio import N_POSITIONS, floor_of
+from whispertag.model.backbone import convolve
 from whispertag.nano.vocabulary import N_VOCAB, Vocabulary
 
 N_TEXT = 128  # text positions: half for the prompt, half for what Whisper decodes in one window
@@ -77,7 +78,7 @@ class NanoWhisper(nn.Module):
         """
         encoder, n = self.encoder, mel_BMF.shape[-1] // 2
         if n == N_POSITIONS:
-            x = _convolve(encoder, mel_BMF) + encoder.positional_embedding
+            x = convolve(encoder, mel_BMF) + encoder.positional_embedding
             bias = None
         else:
             n_windows, device = len(mel_BMF), mel_BMF.device
@@ -86,10 +87,10 @@ class NanoWhisper(nn.Module):
             before_BMF, after_BMF = (
                 level_B[:, None, None].expand(-1, mel_BMF.shape[1], MARGIN) for level_B in (floor_of(mel_BMF), after_B)
             )
-            sound_BTD = _convolve(encoder, torch.cat([before_BMF, mel_BMF, after_BMF], dim=-1))
+            sound_BTD = convolve(encoder, torch.cat([before_BMF, mel_BMF, after_BMF], dim=-1))
             sound_BTD = sound_BTD[:, MARGIN // 2 : -(MARGIN // 2)]
             before_BD, after_BD = (
-                _convolve(encoder, part_BMF.repeat(1, 1, 3))[:, 3] for part_BMF in (before_BMF, after_BMF)
+                convolve(encoder, part_BMF.repeat(1, 1, 3))[:, 3] for part_BMF in (before_BMF, after_BMF)
             )
             positions = encoder.positional_embedding
             at_BT = first_B[:, None] + torch.arange(n, device=device)
@@ -133,23 +134,11 @@ class NanoWhisper(nn.Module):
         whole_VD[self.vocabulary.rows] = short_VD[:-1]
         return state | {"decoder.token_embedding.weight": whole_VD}
 
-    def load_whisper_state(self, state: dict[str, Tensor]) -> None:
-        """The inverse of whisper_state."""
-        whole_VD = state["decoder.token_embedding.weight"]
-        other = min(set(range(len(whole_VD))) - set(self.vocabulary.rows))  # any of the unused rows: they are alike
-        short_VD = whole_VD[[*self.vocabulary.rows, other]]
-        self.load_state_dict(state | {"decoder.token_embedding.weight": short_VD})
-
     def whisper(self) -> Whisper:
         """As an ordinary Whisper, to transcribe with."""
         model = Whisper(self.dims)
         model.load_state_dict(self.whisper_state())
         return model.eval()
-
-
-def _convolve(encoder: Any, mel_BMF: Tensor) -> Tensor:
-    x = F.gelu(encoder.conv1(mel_BMF))
-    return F.gelu(encoder.conv2(x)).permute(0, 2, 1)
 
 
 def _attend(attention: Any, x: Tensor, bias: Tensor | None) -> Tensor:

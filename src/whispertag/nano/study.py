@@ -15,7 +15,6 @@ from pytorch_lightning.loggers import CSVLogger
 from whispertag.data.espeak import espeak_utterances
 from whispertag.data.mixing import mix
 from whispertag.data.speech import read_digits, split_takes, strings
-from whispertag.model.weights import find_checkpoint
 from whispertag.nano.file import write_checkpoint
 from whispertag.nano.material import noises_of, synthetic_noises
 from whispertag.nano.model import NanoWhisper, dimensions
@@ -36,7 +35,6 @@ def train(
     digits: str | PathLike[str],
     noises: str | PathLike[str],
     unheard: str | None,
-    start: str | None,
     steps: int,
     epoch_steps: int,
     snapshots: Sequence[int],
@@ -73,16 +71,8 @@ def train(
     torch.manual_seed(seed)
     windows = partial(TrainingWindows, Scenes(recorded, spoken, sounds, recipe), seed=seed)
     whisper = NanoWhisper(dimensions(**sizes), Vocabulary())
-    if start:
-        from whisper import load_model
-
-        begun = load_model(str(find_checkpoint(start)), device="cpu")
-        if begun.dims != whisper.dims:
-            raise ValueError(f"start={start}: {begun.dims}, but sizes asks for {whisper.dims}")
-        whisper.load_whisper_state(begun.state_dict())
-    else:
-        some = windows(first=0, last=6, steps=steps)
-        whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
+    some = windows(first=0, last=6, steps=steps)
+    whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
     module = SpeechTraining(
         whisper,
         steps,
