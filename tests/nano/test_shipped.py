@@ -8,9 +8,10 @@ import whisper
 
 from whispertag.audio import SAMPLE_RATE, read_wave
 from whispertag.data.mixing import mix
-from whispertag.data.speech import join, read_transcripts
+from whispertag.data.speech import read_digits, read_transcripts, strings
 from whispertag.listen.demo import CLIP
 from whispertag.model.weights import SHIPPED, find_checkpoint
+from whispertag.nano.exam import conversation
 from whispertag.nano.material import synthetic_noises
 from whispertag.studies.wer import transcribe, word_error_rate
 
@@ -25,6 +26,11 @@ def shipped(request):
 @pytest.fixture(scope="module")
 def nano():
     return whisper.load_model(str(find_checkpoint("nano")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return read_digits(Path(__file__).parent / "digits")
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +62,29 @@ def test_the_clip_of_the_demo(nano):
     assert nano.transcribe(read_wave(CLIP))["text"].strip() == "help call nine one one"
 
 
-@pytest.mark.xfail(strict=True, reason="windows of 30 s with many utterances are too rare in its training")
-def test_a_long_file_is_right_across_windows(nano, spoken):
+def test_digits_with_default_options(nano, digits):
+    """Held-out recordings; alone, late in the window, and over noise it was not trained with."""
+    said = strings(digits, 20, seed=3)
+    texts, rng = [" ".join(u.words) for u in said], np.random.default_rng(0)
+
+    def rate(waves) -> float:
+        found = [nano.transcribe(wave_S.astype(np.float32))["text"] for wave_S in waves]
+        return word_error_rate(texts, found, digit_by_digit=True)
+
+    padded = [np.pad(u.wave_S, SAMPLE_RATE) for u in said]
+    assert rate([u.wave_S for u in said]) <= 0.03
+    assert rate([np.pad(u.wave_S, (round(rng.uniform(2, 20) * SAMPLE_RATE), 0)) for u in said]) <= 0.05
+    assert rate([mix(wave_S, rng.standard_normal(len(wave_S)), 10.0) for wave_S in padded]) <= 0.1
+
+
+def test_a_long_file_is_right_across_windows(nano, digits):
     """Default options: prompts, time stamps, seek."""
-    utterances, texts = spoken
-    whole = join([*utterances, *utterances], [1.0] * (2 * len(utterances) - 1))
-    assert whole.seconds > 50
-    found = nano.transcribe(whole.wave_S)
-    assert word_error_rate([" ".join(texts * 2)], [found["text"]], digit_by_digit=True) <= 0.15
-    starts = [segment["start"] for segment in found["segments"]]
-    assert starts == sorted(starts) and starts[-1] < whole.seconds
+    rng = np.random.default_rng(0)
+    files = [conversation(rng, digits, 70) for _ in range(3)]
+    found = [nano.transcribe(wave_S) for wave_S, _ in files]
+    assert word_error_rate([text for _, text in files], [f["text"] for f in found], digit_by_digit=True) <= 0.15
+    for starts in ([segment["start"] for segment in f["segments"]] for f in found):
+        assert starts == sorted(starts) and 50 < starts[-1] < 75
 
 
 def test_where_nobody_speaks_it_writes_nothing(nano):
@@ -73,4 +92,4 @@ def test_where_nobody_speaks_it_writes_nothing(nano):
     sounds = [*synthetic_noises(10, seed=99), *(10.0**-k * rng.standard_normal(5 * SAMPLE_RATE) for k in range(1, 6))]
     sounds.append(np.zeros(5 * SAMPLE_RATE))
     empty = [not nano.transcribe(wave_S.astype(np.float32))["text"].strip() for wave_S in sounds]
-    assert sum(empty) >= 0.85 * len(sounds)
+    assert sum(empty) >= 0.9 * len(sounds)
