@@ -261,13 +261,21 @@ def best_layers(per_class: Table, folder: Path) -> Table:
 
 
 def _plot(accuracies: Table, folder: Path) -> None:
-    lines: dict[str, list[tuple[float, float, float, float]]] = {}
+    """A panel for each condition, a line for each backbone."""
+    from plotly.subplots import make_subplots
+
+    panels: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
     layers = max(int(row["layer"]) for row in accuracies.rows)
     for row in accuracies.rows:
-        points = lines.setdefault(f"{row['backbone']}, {row['condition']}", [])
+        points = panels.setdefault(row["condition"], {}).setdefault(row["backbone"], [])
         y, low, high = (100 * float(row[k]) for k in ("accuracy", "low", "high"))
         # log-mel has no layers: a level to compare with
         points += [(x, y, low, high) for x in ([0, layers] if row["backbone"] == LOG_MEL else [int(row["layer"])])]
-    figure = line_plot(lines, "layer", "accuracy, %", dashed=[k for k in lines if k.startswith(LOG_MEL)])
-    figure.update_xaxes(dtick=max(1, layers // 8))
+    figure = make_subplots(1, len(panels), shared_yaxes=True, subplot_titles=list(panels), horizontal_spacing=0.03)
+    for column, lines in enumerate(panels.values(), start=1):
+        for trace in line_plot(lines, "layer", "accuracy, %", dashed=[LOG_MEL]).data:
+            trace.showlegend = trace.showlegend is not False and column == 1
+            figure.add_trace(trace, row=1, col=column)
+    figure.update_xaxes(dtick=max(1, layers // 8), title_text="layer")
+    figure.update_yaxes(title_text="accuracy, %", col=1)
     save_plot(figure, folder / "probe", "Which sound is it? A linear probe on each layer")
