@@ -109,6 +109,11 @@ def test_words_are_where_their_places_say(scenes):
     assert n_words > 50 and stray < 0.1 * total, "ends of words from the window before, and rooms"
 
 
+def test_a_window_longer_than_a_step_is_a_batch_of_its_own(scenes):
+    windows = TrainingWindows(scenes(**GROWN, long=1.0, audio_per_step=3.0), 4, seed=2)
+    assert [len(windows[i]["mel_BMF"]) for i in range(4)] == [1] * 4
+
+
 def test_the_prompt_leaves_room_for_the_text(scenes):
     windows = TrainingWindows(scenes(stamped=1.0), 1, seed=0)
     segments = [Segment(("one",), 0.4 * i, 0.4 * i + 0.3) for i in range(36)]

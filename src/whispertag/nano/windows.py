@@ -43,7 +43,8 @@ class TrainingWindows(Dataset):
         long = seconds > LONG
         prompted = recipe.prompted * grown * (3 if long else 1)
         stamped = 1.0 if long else recipe.stamped
-        windows = [self.scenes.window(rng, seconds, progress) for _ in range(round(recipe.audio_per_step / seconds))]
+        n_windows = max(1, round(recipe.audio_per_step / seconds))
+        windows = [self.scenes.window(rng, seconds, progress) for _ in range(n_windows)]
         n_positions = round(seconds * SAMPLE_RATE) // SAMPLES_PER_POSITION
         firsts = [
             int(rng.integers(0, N_POSITIONS - n_positions + 1)) if rng.random() < recipe.shifted * grown else 0
