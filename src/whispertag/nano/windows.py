@@ -15,7 +15,7 @@ from whispertag.nano.vocabulary import GRID, Vocabulary
 
 IGNORE = -100  # targets that are not learnt: prompt and padding
 N_MELS = 80
-MARGIN = 0.1  # seconds around a word that belong to it
+WORD_MARGIN = 0.1  # seconds around a word that belong to it
 MAX_FIRST_STAMP = 1.0  # seconds: Whisper's decoding allows no later first time stamp
 
 
@@ -95,7 +95,7 @@ class TrainingWindows(Dataset):
             if i == 0 and start * GRID > MAX_FIRST_STAMP:
                 start, there = 0, None
             end = min(max(int(np.ceil((segment.end + offset) / GRID - 1e-6)), start + 1), 150)
-            spans: list[Span | None] = [(a - MARGIN, b + MARGIN) for a, b in segment.spans]
+            spans: list[Span | None] = [(a - WORD_MARGIN, b + WORD_MARGIN) for a, b in segment.spans]
             spans = spans or [None] * len(segment.words)
             words = [(v.word(word), span) for word, span in zip(segment.words, spans, strict=True)]
             if not with_stamps:
