@@ -30,7 +30,8 @@ TINY_DIMS = {
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
-    """Every test works in a folder of its own, with shards kept in it."""
+    """Every test works in a folder of its own, with shards kept in it, and draws the same numbers every time."""
+    torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WHISPERTAG_DATA", str(tmp_path / "shards"))
 

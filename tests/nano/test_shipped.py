@@ -15,7 +15,7 @@ from whispertag.nano.exam import conversation
 from whispertag.nano.material import synthetic_noises
 from whispertag.studies.wer import transcribe, word_error_rate
 
-SPOKEN = Path(__file__).parent / "spoken" / "spoken.csv"
+SPOKEN = Path(__file__).parent / "spoken"  # by espeak-ng's voices that nano never heard (spoken/make.py)
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
@@ -30,12 +30,12 @@ def nano():
 
 @pytest.fixture(scope="module")
 def digits():
-    return read_digits(Path(__file__).parent / "digits")
+    return read_digits(SPOKEN)
 
 
 @pytest.fixture(scope="module")
 def spoken():
-    utterances = read_transcripts(SPOKEN)
+    utterances = read_transcripts(SPOKEN / "spoken.csv")
     return utterances, [" ".join(u.words) for u in utterances]
 
 
@@ -63,7 +63,7 @@ def test_the_clip_of_the_demo(nano):
 
 
 def test_digits_with_default_options(nano, digits):
-    """Held-out recordings; alone, late in the window, and over noise it was not trained with."""
+    """Voices it never heard; alone, late in the window, and over noise it was not trained with."""
     said = strings(digits, 20, seed=3)
     texts, rng = [" ".join(u.words) for u in said], np.random.default_rng(0)
 
@@ -73,7 +73,7 @@ def test_digits_with_default_options(nano, digits):
 
     padded = [np.pad(u.wave_S, SAMPLE_RATE) for u in said]
     assert rate([u.wave_S for u in said]) <= 0.03
-    assert rate([np.pad(u.wave_S, (round(rng.uniform(2, 20) * SAMPLE_RATE), 0)) for u in said]) <= 0.05
+    assert rate([np.pad(u.wave_S, (round(rng.uniform(2, 20) * SAMPLE_RATE), 0)) for u in said]) <= 0.1
     assert rate([mix(wave_S, rng.standard_normal(len(wave_S)), 10.0) for wave_S in padded]) <= 0.1
 
 

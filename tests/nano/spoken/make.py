@@ -6,9 +6,11 @@ from pathlib import Path
 import soundfile
 
 from whispertag.audio import SAMPLE_RATE
-from whispertag.data.espeak import espeak_utterances
+from whispertag.data.espeak import espeak_utterances, speak
+from whispertag.data.speech import DIGITS
 
 HERE = Path(__file__).parent
+SPEAKERS = ("Andy", "boris", "f2", "iven", "klatt3")  # kept out of every training (data/espeak.py)
 
 
 def main() -> None:
@@ -18,6 +20,11 @@ def main() -> None:
         for i, u in enumerate(espeak_utterances("/tmp", 12, seed=7, held_out_voices=True)):
             soundfile.write(HERE / f"{i}.flac", u.wave_S, SAMPLE_RATE)
             table.writerow((f"{i}.flac", " ".join(u.words), u.speaker))
+    (HERE / "recordings").mkdir(exist_ok=True)
+    for number, digit in enumerate(DIGITS):  # single digits, named as in the Free Spoken Digit Dataset
+        for i, speaker in enumerate(SPEAKERS):
+            wave_S = speak(digit, f"en-gb+{speaker}", 130 + 10 * i, 30 + 10 * i, 0)
+            soundfile.write(HERE / "recordings" / f"{number}_{speaker}_0.wav", wave_S, SAMPLE_RATE)
 
 
 if __name__ == "__main__":
