@@ -6,6 +6,7 @@ A sample in a tar is `{key}.flac` (or any of AUDIO_EXTENSIONS) and `{key}.json`,
 and whatever else the source knows. A folder of shards has a manifest.json (see Manifest).
 """
 
+import hashlib
 import io
 import json
 import os
@@ -31,7 +32,8 @@ class ShardError(RuntimeError):
 class Manifest:
     """What a folder of shards holds.
 
-    shards   one {name, clips, bytes, seconds, longest (in seconds), labels: {label: clips}} each
+    shards   one {name, clips, bytes, sha256, seconds, longest (in seconds), labels: {label: clips}} each; `name` is
+             relative to the folder, or absolute; shards indexed where others made them may lack sha256
     options  what made them: the source and its arguments
     """
 
@@ -53,9 +55,9 @@ class Manifest:
         return sum((Counter(shard["labels"]) for shard in self.shards), Counter())
 
     @classmethod
-    def read(cls, folder: Path) -> "Manifest | None":
+    def read(cls, folder: Path, name: str = MANIFEST) -> "Manifest | None":
         """The manifest of a folder, or None if it has none (ready-made shards)."""
-        path = folder / MANIFEST
+        path = folder / name
         if not path.exists():
             return None
         try:
@@ -63,9 +65,9 @@ class Manifest:
         except (ValueError, TypeError) as error:
             raise ShardError(f"{path}: not a manifest ({error}); delete the folder to have it made again") from error
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, name: str = MANIFEST) -> None:
         totals = {"clips": self.clips, "seconds": round(self.seconds, 3), "labels": dict(self.labels)}
-        write_atomically(folder / MANIFEST, json.dumps(totals | asdict(self), indent=1).encode())
+        write_atomically(folder / name, json.dumps(totals | asdict(self), indent=1).encode())
 
 
 _TOTALS = ("clips", "seconds", "labels")  # written for the reader of the file, derived when read
@@ -82,33 +84,93 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise ShardError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+class ShardFile:
+    """One shard in the making: on leaving it stands whole under its name; after an error, or without clips, not at all.
+
+    Its bytes are a function of the samples alone. `entry` is what the manifest says of it.
+    """
+
+    def __init__(self, path: Path):
+        from webdataset import TarWriter
+
+        self.path = path
+        self.entry: dict[str, Any] = {"name": path.name, "clips": 0, "seconds": 0.0, "longest": 0.0}
+        self._labels: Counter[str] = Counter()
+        self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            self._file = open(self._part, "wb")  # noqa: SIM115 (closed with the shard)
+        except OSError as error:
+            raise ShardError(f"cannot write {path}: {error.strerror or error}") from error
+        self._tar = TarWriter(self._file, encoder=False, mtime=0.0, format="PAX_FORMAT")
+
+    def __enter__(self) -> "ShardFile":
+        return self
+
+    def __exit__(self, kind, *_: object) -> None:
+        if kind is None and self.entry["clips"]:
+            self.close()
+        else:
+            self.abandon()
+
+    def write(self, key: str, extension: str, audio: bytes, seconds: float, labels: list[str], **info: Any) -> None:
+        """One clip, encoded; `info` is what else its json says."""
+        text = json.dumps({"labels": labels, "seconds": round(seconds, 4)} | info, ensure_ascii=False)
+        try:
+            self._tar.write({"__key__": key, extension: audio, "json": text.encode()})
+        except OSError as error:
+            raise self._failed(error) from error
+        self.entry["clips"] += 1
+        self.entry["seconds"] += seconds
+        self.entry["longest"] = max(self.entry["longest"], round(seconds, 3))
+        self._labels.update(labels)
+
+    def close(self) -> None:
+        try:
+            self._tar.close()
+            self._file.close()
+            with open(self._part, "rb") as file:
+                self.entry["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            self.entry["bytes"] = self._part.stat().st_size
+            os.replace(self._part, self.path)
+        except OSError as error:
+            raise self._failed(error) from error
+        self.entry |= {"seconds": round(self.entry["seconds"], 3), "labels": dict(self._labels)}
+
+    def abandon(self) -> None:
+        """Leave no half-written file behind."""
+        for opened in (self._tar, self._file):
+            with suppress(OSError):  # the full disk that brought us here, once more, on the flush
+                opened.close()
+        self._part.unlink(missing_ok=True)
+
+    def _failed(self, error: OSError) -> ShardError:
+        self.abandon()
+        return ShardError(f"cannot write {self.path}: {error.strerror or error}")
+
+
 class ShardWriter:
     """Write samples into `{folder}/{prefix}-000000.tar …` and, on leaving, the manifest.
 
-    A shard appears under its name only when whole; the manifest comes last, so a folder with a
-    manifest is complete. Tars are byte-for-byte functions of the samples.
+    The manifest comes last, so a folder with a manifest is complete. For many clips, many processes
+    and work that goes on after a kill see data/convert.py.
     """
 
     def __init__(self, folder: Path, prefix: str, options: dict[str, Any], clips_per_shard: int = 100):
         self.folder, self.prefix, self.clips_per_shard = Path(folder), prefix, clips_per_shard
         self.manifest = Manifest(options=options)
         self._keys: set[str] = set()
-        self._tar: Any = None
-        self._shard: dict[str, Any] = {}
+        self._shard: ShardFile | None = None
 
     def __enter__(self) -> "ShardWriter":
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ShardError(f"cannot make the folder {self.folder}: {error.strerror}") from error
+        make_folder(self.folder)
         return self
 
     def __exit__(self, kind, *_: object) -> None:
-        if kind is not None:
-            self._abandon()
-            return
-        self._close_shard()
-        self.manifest.write(self.folder)
+        if kind is None:
+            self._close_shard()
+            self.manifest.write(self.folder)
+        elif self._shard:
+            self._shard.abandon()
 
     def write(self, key: str, wave_S: np.ndarray, labels: list[str], **info: Any) -> None:
         """One clip: wave_S float32 at 16 kHz in [-1, 1] → 16-bit FLAC and its json."""
@@ -121,59 +183,24 @@ class ShardWriter:
         if key in self._keys:
             raise ShardError(f"{self.folder}: two clips have the key {key!r}")
         self._keys.add(key)
-        text = json.dumps({"labels": labels, "seconds": round(seconds, 4)} | info, ensure_ascii=False)
-        try:
-            if self._tar is None:
-                self._open_shard()
-            self._tar.write({"__key__": key, extension: audio, "json": text.encode()})
-        except OSError as error:
-            raise self._failed(error) from error
-        self._shard["clips"] += 1
-        self._shard["seconds"] += seconds
-        self._shard["longest"] = max(self._shard["longest"], round(seconds, 3))
-        self._shard["labels"].update(labels)
-        if self._shard["clips"] >= self.clips_per_shard:
+        if self._shard is None:
+            self._shard = ShardFile(self.folder / f"{self.prefix}-{len(self.manifest.shards):06d}.tar")
+        self._shard.write(key, extension, audio, seconds, labels, **info)
+        if self._shard.entry["clips"] >= self.clips_per_shard:
             self._close_shard()
 
-    def skip(self, name: str, reason: str) -> None:
-        """Remember a clip that could not be used."""
-        self.manifest.skipped[name] = reason
-
-    def _open_shard(self) -> None:
-        from webdataset import TarWriter
-
-        name = f"{self.prefix}-{len(self.manifest.shards):06d}.tar"
-        self._shard = {"name": name, "clips": 0, "seconds": 0.0, "longest": 0.0, "labels": Counter()}
-        self._part = self.folder / f"{name}.{os.getpid()}.part"
-        self._file = open(self._part, "wb")  # noqa: SIM115 (closed with the shard)
-        self._tar = TarWriter(self._file, encoder=False, mtime=0.0, format="PAX_FORMAT")
-
     def _close_shard(self) -> None:
-        if self._tar is None:
-            return
-        try:
-            self._tar.close()
-            self._file.close()
-            self._shard["bytes"] = self._part.stat().st_size
-            os.replace(self._part, self.folder / self._shard["name"])
-        except OSError as error:
-            raise self._failed(error) from error
-        self._shard |= {"seconds": round(self._shard["seconds"], 3), "labels": dict(self._shard["labels"])}
-        self.manifest.shards.append(self._shard)
-        self._tar = None
+        if self._shard:
+            self._shard.close()
+            self.manifest.shards.append(self._shard.entry)
+            self._shard = None
 
-    def _failed(self, error: OSError) -> ShardError:
-        self._abandon()
-        return ShardError(f"cannot write {self.folder / self._shard['name']}: {error.strerror or error}")
 
-    def _abandon(self) -> None:
-        """Leave no half-written file behind."""
-        if self._tar is not None:
-            for opened in (self._tar, self._file):
-                with suppress(OSError):  # the full disk that brought us here, once more, on the flush
-                    opened.close()
-            self._part.unlink(missing_ok=True)
-            self._tar = None
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ShardError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
 def encode_flac(wave_S: np.ndarray) -> bytes:
