@@ -10,6 +10,8 @@ A run leaves in its folder: result.json, classes.csv, head.safetensors (to use a
 last.ckpt (to resume), metrics/, wandb/, train.log, bad_clips.jsonl if there were any.
 """
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
@@ -31,12 +33,13 @@ def run(config: DictConfig, result) -> None:
 
     with recording(result):
         # 1. What is heard, what hears it, what learns.
-        clips = build.data(config, result)
+        clips = build.data(config, Path(result.folder))
         backbone = build.backbone(config, clips)  # before shards are made: weights may not be there
+        clips.features = build.features(config, backbone, clips)
         clips.prepare_data()
         clips.setup()
-        tagger = build.tagger(config, backbone, clips)
         trainer = build.trainer(config, result)
+        tagger = build.tagger(config, backbone, clips, trainer)
         result.describe(tagger, clips)
 
         # 2. Fit, then score the final (averaged) weights.
@@ -47,6 +50,8 @@ def run(config: DictConfig, result) -> None:
             result.conclude(trainer, tagger, clips)
 
         # 3. The artefact people share.
+        if not trainer.is_global_zero:
+            return
         save_head(f"{result.folder}/{build.HEAD}", tagger.head, build.description(config, tagger, clips))
 
         # 4. What a probe on log-mel statistics makes of the same clips.

@@ -5,6 +5,11 @@ import os
 from pathlib import Path
 
 
+def is_first_process() -> bool:
+    """Of a run on many devices, rank 0 alone keeps its files; known from the environment before anything is set up."""
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
 class BadClips:
     """Names and reasons of clips that were skipped, in one append-only file of a run.
 

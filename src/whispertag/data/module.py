@@ -1,19 +1,26 @@
 """ClipData: shards of sounds, streamed with webdataset in visible stages."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from math import ceil
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from webdataset import DataPipeline, tarfile_to_samples
 
 from whispertag.audio import SAMPLE_RATE
-from whispertag.data.ledger import BadClips
+from whispertag.data.balance import Balance, balanced
+from whispertag.data.feature_stream import feature_batches
+from whispertag.data.features import FeatureStore
+from whispertag.data.features import decode as decode_features
+from whispertag.data.ledger import BadClips, is_first_process
 from whispertag.data.shards import Manifest, Shard, ShardError, find_shards
 from whispertag.data.stages import (
     Share,
@@ -23,13 +30,17 @@ from whispertag.data.stages import (
     miss_lost,
     note_broken_tar,
     parse,
+    repeated,
+    samples_of,
     shuffled,
     take_share,
 )
+from whispertag.data.whole_shards import shard_by_shard
 from whispertag.labels import ClassTable
 
 log = logging.getLogger(__name__)
 TASKS = ("multilabel", "multiclass")
+SOURCES = ("audio", "features")
 
 
 class ClipData(LightningDataModule):
@@ -45,9 +56,13 @@ class ClipData(LightningDataModule):
     max_bad       this many clips may be skipped in a run; one more stops it
     seed          with the epoch, rank and worker it fixes the train stream
     n_train       training clips, where no manifest tells
-    prepare       makes the shards where they are missing; called once, before anything is read
+    balance       pass training clips on by the rarity of their classes, as Whisper-AT draws them (data/balance.py)
+    reads         with balance: clips read for one that is used; more spread a rare clip's repetitions over epochs
+    epochs_per_pass  an epoch is one of so many parts of the training shards; the parts change with every pass
+    source        "audio", or "features": states that extract.py has computed; then `features` must be set
+    prepare       makes the shards where they are missing; may be called by several processes at once
 
-    A batch is {key: list of shard:key, wave_BS: float32 at 16 kHz, labels_BC: float32}.
+    A batch is {key: list of shard:key, wave_BS: float32 at 16 kHz | states_BLTD: float32, labels_BC: float32}.
     """
 
     def __init__(
@@ -64,12 +79,22 @@ class ClipData(LightningDataModule):
         max_bad: int = 100,
         seed: int = 0,
         n_train: int | None = None,
+        balance: bool = False,
+        reads: float = 1.0,
+        epochs_per_pass: int = 1,
+        source: str = "audio",
         prepare: Callable[[], None] | None = None,
+        cache: str | PathLike[str] | None = None,
+        cache_gb: float = 50,
+        retries: int = 8,
     ):
         super().__init__()
         if task not in TASKS:
             raise ValueError(f"data.task={task!r}: give one of {', '.join(TASKS)}")
-        for name, value in (("batch_size", batch_size), ("shuffle", shuffle), ("clip_seconds", clip_seconds)):
+        if source not in SOURCES:
+            raise ValueError(f"data.source={source!r}: give one of {', '.join(SOURCES)}")
+        above_0 = {"batch_size": batch_size, "shuffle": shuffle, "clip_seconds": clip_seconds}
+        for name, value in (above_0 | {"reads": reads, "epochs_per_pass": epochs_per_pass}).items():
             if value <= 0:
                 raise ValueError(f"data.{name}={value}: give more than 0")
         if isinstance(classes, str | PathLike):
@@ -78,7 +103,10 @@ class ClipData(LightningDataModule):
         self.classes, self.task, self.clip_seconds = classes, task, clip_seconds
         self.batch_size, self.workers, self.label_key = batch_size, workers, label_key
         self.shuffle, self.max_bad, self.seed = shuffle, max_bad, seed
+        self.balance, self.reads, self.epochs_per_pass, self.source = balance, reads, epochs_per_pass, source
+        self.features: FeatureStore | None = None
         self._n_train, self._prepare, self._warned = n_train, prepare, False
+        self.cache, self.cache_gb, self.retries = cache, cache_gb, retries
         self.bad = BadClips("bad_clips.jsonl")
 
     def prepare_data(self) -> None:
@@ -98,10 +126,16 @@ class ClipData(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find the shards now, so that a missing one stops the run before anything is trained."""
-        for place in (*self.train, *self.val):
+        for place in (*self.train, *self.val) if is_first_process() else ():
             if (manifest := Manifest.read(Path(place).expanduser())) and manifest.skipped:
                 for name, reason in manifest.skipped.items():
                     self.bad.add(place, name, f"left out of the shards: {reason}")
+        if self.source == "features":
+            assert self.features
+            self.features.parts([*self.train_shards, *self.val_shards])  # raises if some are missing
+            for shard in (*self.train_shards, *self.val_shards) if is_first_process() else ():
+                for name, reason in (self.features.done(shard) or {}).get("skipped", {}).items():
+                    self.bad.add(name, None, reason)
         longest = max(shard.longest for shard in (*self.train_shards, *self.val_shards))
         if longest > self.clip_seconds and not self._warned:
             self._warned = True
@@ -122,46 +156,109 @@ class ClipData(LightningDataModule):
             return self._n_train
         if not self.knows_train_clips:
             raise ShardError(
-                "the number of training clips is not known (no manifest.json beside the tars): give data.n_train"
+                "the number of training clips is not known (no manifest.json beside the tars): give data.n_train, "
+                "or have `whispertag index` count them"
             )
         return sum(shard.clips or 0 for shard in self.train_shards)
 
-    def train_batches(self) -> int:
-        """Batches of one epoch on this rank, as good as the manifests know it.
+    @cached_property
+    def train_labels(self) -> Counter[str]:
+        """Label → number of training clips that carry it."""
+        if self.source == "features":
+            assert self.features
+            return self.features.labels(self.train_shards)
+        manifests = [Manifest.read(Path(place).expanduser()) for place in self.train]
+        if None in manifests:
+            raise ShardError(
+                f"data.balance=true, but nobody has counted the labels of {self.train[manifests.index(None)]}: "
+                "no manifest.json; `whispertag index` makes one"
+            )
+        return sum((manifest.labels for manifest in manifests if manifest), Counter())
+
+    def epoch_clips(self) -> float:
+        """Clips of an epoch, over all ranks; on average where they are drawn."""
+        return self.train_clips / self.epochs_per_pass / (self.reads if self.balance else 1)
+
+    def train_batches(self, world_size: int = 1) -> int:
+        """Batches of one epoch on each of `world_size` ranks; on one it is as good as the manifests know it.
 
         Every worker ends on a smaller batch of its own.
         """
-        share, workers = self._share(), max(1, self.workers)
-        readers = share.world_size * workers
-        total, sizes = self.train_clips, [shard.clips for shard in self.train_shards]
-        clips = []
-        for reader in range(share.rank * workers, (share.rank + 1) * workers):
-            if None in sizes or len(sizes) < readers:
-                clips.append(len(range(reader, total, readers)))
-            else:
-                clips.append(sum(size or 0 for size in sizes[reader::readers]))
-        return sum(ceil(n / self.batch_size) for n in clips)
+        readers = workers = max(1, self.workers)
+        if world_size > 1:
+            return workers * self._batches_each(world_size)
+        total, sizes = self.epoch_clips(), [shard.clips for shard in self.train_shards]
+        whole = total == self.train_clips and None not in sizes and len(sizes) >= readers
+        if whole and self.source == "audio":  # workers take whole shards
+            return sum(ceil(sum(size or 0 for size in sizes[i::readers]) / self.batch_size) for i in range(readers))
+        return sum(ceil(len(range(i, round(total), readers)) / self.batch_size) for i in range(readers))
+
+    def _batches_each(self, world_size: int) -> int:
+        """Batches that every worker of several ranks gives: ranks take their steps together."""
+        readers = world_size * max(1, self.workers)
+        if (total := self.epoch_clips()) < readers:
+            raise ShardError(f"{total:.0f} training clips an epoch for {readers} workers × ranks: take fewer of both")
+        return ceil(total / readers / self.batch_size)
 
     def train_dataloader(self) -> DataLoader:
         """The stream of the trainer's current epoch; Lightning asks anew for every epoch."""
         epoch = self.trainer.current_epoch if self.trainer else 0
-        return self._loader(self._stages(self.train_shards, (self.seed, epoch)))
+        nth_pass, part = divmod(epoch, self.epochs_per_pass)
+        if self.epochs_per_pass > len(self.train_shards):
+            raise ShardError(f"data.epochs_per_pass={self.epochs_per_pass}: there are {len(self.train_shards)} shards")
+        shards = self.train_shards
+        if self.epochs_per_pass > 1:
+            order = np.random.default_rng([self.seed, nth_pass]).permutation(len(shards))
+            shards = [shards[i] for i in order[part :: self.epochs_per_pass]]
+        stages = self._stages(shards, (self.seed, epoch))
+        if (world_size := self._share().world_size) > 1:
+            stages = [partial(repeated, stages, self._batches_each(world_size))]
+        return self._loader(stages)
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(self._stages(self.val_shards))
 
     test_dataloader = val_dataloader
 
+    def predict_dataloader(self) -> DataLoader:
+        """For extract.py: this rank's share of all shards, but for those whose features are there."""
+        assert self.features
+        share, features = self._share(), self.features
+        mine = [*self.train_shards, *self.val_shards][share.rank :: share.world_size]
+        self.to_extract = [shard for shard in dict.fromkeys(mine) if features.done(shard) is None]
+        n_samples, exclusive = round(self.clip_seconds * SAMPLE_RATE), self.task == "multiclass"
+        read = partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad)
+        hear = partial(decode, n_samples=n_samples, bad=self.bad)
+        opened = partial(samples_of, bad=self.bad)
+        return self._loader([partial(shard_by_shard, self.to_extract, opened, self.batch_size, read, hear)])
+
+    def extract_batches(self) -> float:
+        """Batches still to be heard, where manifests know them."""
+        sizes = [shard.clips for shard in self.to_extract]
+        return float("inf") if None in sizes else sum(ceil((n or 0) / self.batch_size) for n in sizes)
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Features are dequantised where they are used: half or a quarter of the bytes cross the bus."""
+        return decode_features(batch) if "states_BLTD" in batch else batch
+
     def _stages(self, shards: list[Shard], seed: tuple[int, ...] | None = None) -> list:
         """The stream of these shards: shuffled by `seed`, or with None in their order."""
         share, n_samples = self._share(), round(self.clip_seconds * SAMPLE_RATE)
         exclusive = self.task == "multiclass"
+        balance = None
+        if self.balance and seed:
+            balance = Balance.of(self.train_labels, self.train_clips, self.classes, self.reads)
+        if self.source == "features":
+            assert self.features
+            parts, picked = self.features.parts(shards), self.features.picked
+            return [partial(feature_batches, parts, share, self.classes, picked, self.batch_size, seed, balance)]
         return [
             partial(list_shards, shards, share, self.bad, seed),
             tarfile_to_samples(handler=partial(note_broken_tar, self.bad)),
             partial(miss_lost, shards=shards, share=share, bad=self.bad, seed=seed),
             partial(take_share, shards=shards, share=share),
             partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad),
+            *([partial(balanced, balance=balance, seed=seed, spread=10 * self.shuffle)] if balance and seed else []),
             *([partial(shuffled, buffer=self.shuffle, share=share, seed=seed)] if seed else []),
             partial(decode, n_samples=n_samples, bad=self.bad),
             partial(batched, batch_size=self.batch_size),

@@ -10,15 +10,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from webdataset import DataPipeline, tarfile_to_samples
 from webdataset.filters import shuffle
 
 from whispertag.audio import AUDIO_EXTENSIONS, fit_length, read_wave
 from whispertag.data.ledger import BadClips
-from whispertag.data.shards import Shard
+from whispertag.data.shards import Shard, ShardError
 from whispertag.labels import ClassTable
 
 Sample = dict[str, Any]
@@ -83,6 +85,11 @@ def note_broken_tar(bad: BadClips, error: Exception) -> bool:
     return True
 
 
+def samples_of(shard: Shard, bad: BadClips) -> Iterator[Sample]:
+    """The raw samples of one shard."""
+    return tarfile_to_samples(handler=partial(note_broken_tar, bad))(iter([{"url": shard.path}]))
+
+
 def take_share(samples: Iterable[Sample], shards: list[Shard], share: Share) -> Iterator[Sample]:
     """Every n-th clip, where list_shards could not deal out whole shards."""
     index, count = share()
@@ -127,6 +134,20 @@ def decode(samples: Iterable[Sample], n_samples: int, bad: BadClips) -> Iterator
         return {"wave_S": fit_length(read_wave(sample["audio"]), n_samples), "labels_C": sample["labels_C"]}
 
     return _each(samples, one, bad)
+
+
+def repeated(stages: list, n_batches: int) -> Iterator[Sample]:
+    """Exactly so many batches, over and over if the stream of a reader is shorter: ranks take their steps together."""
+    given = 0
+    while True:
+        before = given
+        for batch in DataPipeline(*stages):
+            yield batch
+            given += 1
+            if given == n_batches:
+                return
+        if given == before:
+            raise ShardError("a reader has no usable clip: take fewer data.workers or devices, or more shards")
 
 
 def batched(samples: Iterable[Sample], batch_size: int) -> Iterator[Sample]:

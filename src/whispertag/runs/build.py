@@ -15,11 +15,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from whispertag.data.ledger import is_first_process
 from whispertag.runs.folder import LOCK, claim, first_difference, run_name, set_aside
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
+    from whispertag.data.features import Definition as FeatureDefinition
+    from whispertag.data.features import FeatureStore
     from whispertag.data.module import ClipData
     from whispertag.model.backbone import WhisperBackbone
     from whispertag.model.checkpoint import Description
@@ -58,7 +61,7 @@ def plain_errors(again: str = "the same command with resume=true goes on") -> It
         )
         if _hydra().mode == RunMode.MULTIRUN or not isinstance(cause, plain):
             raise
-        record = Path(_hydra().runtime.output_dir) / "result.json"
+        record = output_folder() / "result.json"
         line = f"{error.full_key} must be given" if isinstance(error, MissingMandatoryValue) else cause
         sys.exit(f"error: {line}" + (f"\n(the traceback is in {record})" if record.exists() else ""))
     except (KeyboardInterrupt, SystemExit):
@@ -70,7 +73,7 @@ def plain_errors(again: str = "the same command with resume=true goes on") -> It
 
 def claimed_folder() -> AbstractContextManager[None]:
     """This run's folder, for this process alone."""
-    return claim(Path(_hydra().runtime.output_dir))
+    return claim(output_folder())
 
 
 @contextmanager
@@ -83,7 +86,7 @@ def study(config: DictConfig) -> Iterator[tuple[Path, dict[str, Any]]]:
 
     from whispertag.data.shards import write_atomically
 
-    folder = Path(_hydra().runtime.output_dir)
+    folder = output_folder()
     with plain_errors(again="the same command goes on"), claimed_folder():
         asked: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         request = folder / "request.json"
@@ -104,12 +107,13 @@ def begin(config: DictConfig) -> "Result":
     """
     from whispertag.runs.result import Result
 
-    folder = Path(_hydra().runtime.output_dir)
+    folder = output_folder()
     if (sweep := _hydra().runtime.choices.get("sweep")) and _hydra().mode == RunMode.RUN:
         raise ValueError(f"sweep={sweep} is a sweep: run it with -m")  # Hydra would run one default job
     asked: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     new = Result(list(_hydra().overrides.task), asked, folder=str(folder))
-    old = Result.read(folder)
+    # Other ranks than the first look at the folder only to go on: the first may be setting an old run aside.
+    old = Result.read(folder) if config.resume or is_first_process() else None
     if old and config.resume:
         if changed := first_difference(old.config, asked):
             raise ValueError(
@@ -122,12 +126,17 @@ def begin(config: DictConfig) -> "Result":
     return new
 
 
-def data(config: DictConfig, result: "Result") -> "ClipData":
-    """The data module; nothing is made or read yet but tables."""
+def output_folder() -> Path:
+    """Where this run's files lie."""
+    return Path(_hydra().runtime.output_dir)
+
+
+def data(config: DictConfig, folder: Path) -> "ClipData":
+    """The data module; nothing is made or read yet but tables. `folder` is where bad clips are written down."""
     from whispertag.data.ledger import BadClips
 
     clips = instantiate(config.data, _convert_="all")
-    clips.bad = BadClips(Path(result.folder) / "bad_clips.jsonl")
+    clips.bad = BadClips(folder / "bad_clips.jsonl")
     return clips
 
 
@@ -139,7 +148,39 @@ def backbone(config: DictConfig, clips: "ClipData") -> "WhisperBackbone":
     return made
 
 
-def tagger(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -> "Tagger":
+def features(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -> "FeatureStore | None":
+    """The states that extract.py has computed of this backbone, if the run is to learn from them."""
+    if clips.source != "features":
+        return None
+    from whispertag.data.features import FeatureStore
+
+    return FeatureStore.of(*_features(config, backbone, clips), n_layers=backbone.n_layers)
+
+
+def new_features(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -> "FeatureStore":
+    """The folder for the states of just these layers."""
+    from whispertag.data.features import FeatureStore
+
+    return FeatureStore(*_features(config, backbone, clips))
+
+
+def _features(
+    config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData"
+) -> tuple[Path, str, "FeatureDefinition"]:
+    from whispertag.data.features import Definition
+
+    definition = Definition(
+        backbone.fingerprint,
+        backbone.context,
+        backbone.pool,
+        backbone.layers,
+        clips.clip_seconds,
+        config.features.precision,
+    )
+    return Path(config.folder).expanduser(), backbone.name, definition
+
+
+def tagger(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData", trainer: "Trainer") -> "Tagger":
     """The head, as large as backbone and classes make it, seeded, in its LightningModule."""
     import torch
 
@@ -157,7 +198,7 @@ def tagger(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -
     limit = config.trainer.limit_train_batches
     batches = [limit] if isinstance(limit, int) else []
     if not batches or clips.knows_train_clips:
-        batches.append(clips.train_batches())
+        batches.append(clips.train_batches(trainer.num_devices * trainer.num_nodes))
     return Tagger(
         backbone,
         head,
@@ -174,18 +215,9 @@ def tagger(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -
 
 def trainer(config: DictConfig, result: "Result") -> "Trainer":
     """Lightning's trainer with the callbacks and loggers asked for, and those a run cannot do without."""
-    import warnings
-
     from pytorch_lightning.callbacks import ModelCheckpoint
 
-    for expected in (
-        "Checkpoint directory .* exists and is not empty",  # resuming
-        "Found .* module.* in eval mode",  # the backbone is frozen
-        ".*LeafSpec.* is deprecated",  # Lightning's own affair
-    ):
-        warnings.filterwarnings("ignore", message=expected)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # devices found, tips, how it stopped
-
+    _hush(config)
     from whispertag.training.callbacks import HeedCtrlC, Speed, StopOnBadClips
 
     asked = [instantiate(c) for c in config.callbacks.values() if c]
@@ -209,6 +241,43 @@ def trainer(config: DictConfig, result: "Result") -> "Trainer":
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
+
+
+def bare_trainer(config: DictConfig) -> "Trainer":
+    """Lightning's trainer for extract.py: it has nothing to log or to keep."""
+    from whispertag.training.callbacks import Progress, StopOnBadClips
+
+    _hush(config)
+    return instantiate(
+        config.trainer,
+        callbacks=[StopOnBadClips(), *([Progress()] if config.trainer.enable_progress_bar else [])],
+        logger=False,
+        use_distributed_sampler=False,  # ranks share by shard
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+
+
+def _hush(config: DictConfig) -> None:
+    """What Lightning says at every start that a user cannot use."""
+    import warnings
+
+    for expected in (
+        "Checkpoint directory .* exists and is not empty",  # resuming
+        "Found .* module.* in eval mode",  # the backbone is frozen
+        ".*LeafSpec.* is deprecated",  # Lightning's own affair
+        "The .predict_dataloader. does not have many workers",
+        "predict returned None",  # states go to their files
+    ):
+        warnings.filterwarnings("ignore", message=expected)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # devices found, tips, how it stopped
+    devices, spawned = config.trainer.devices, "RANK" in os.environ or "SLURM_PROCID" in os.environ
+    if _hydra().mode == RunMode.MULTIRUN and devices not in (1, "1") and not spawned:
+        # Lightning would start the other ranks with this command, that is, with the whole sweep.
+        raise ValueError(
+            f"a sweep with trainer.devices={devices}: start it with `torchrun --nproc-per-node={devices} …`, or give "
+            "every job a machine of its own (hydra/launcher=submitit_slurm)"
+        )
 
 
 def _loggers(config: DictConfig, result: "Result") -> list[Any]:

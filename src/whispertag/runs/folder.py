@@ -2,11 +2,12 @@
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from whispertag.data.ledger import is_first_process
 
 LOCK = ".lock"
 # What may differ between a run and its resumption: how it is run and shown, not what it computes.
@@ -29,7 +30,7 @@ def claim(folder: Path) -> Iterator[None]:
 
     Raises ValueError if another process holds it. Of a run on many devices, rank 0 holds it.
     """
-    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0:
+    if not is_first_process():
         yield
         return
     with open(folder / LOCK, "a") as lock:

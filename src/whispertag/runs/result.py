@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
 
+from whispertag.data.ledger import is_first_process
 from whispertag.data.module import ClipData
 from whispertag.data.shards import write_atomically
 from whispertag.model.macs import count_macs, count_parameters
@@ -61,6 +62,8 @@ class Result:
     folder: str = ""
 
     def write(self) -> None:
+        if not is_first_process():
+            return
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False, default=str, allow_nan=False)
         write_atomically(Path(self.folder) / FILE, text.encode())
 
@@ -107,6 +110,8 @@ class Result:
 
     def show(self) -> None:
         """A table on the terminal: what came out and where it lies."""
+        if not is_first_process():
+            return
         table = Table(title=f"{self.status}: {Path(self.folder).name}", title_justify="left", show_header=False)
         for name, value in self.metrics.items():
             probe = f"   (log-mel probe: {self.baseline[name]:.4g})" if self.baseline.get(name) is not None else ""
@@ -129,7 +134,8 @@ class Result:
         writer = csv.DictWriter(text, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-        write_atomically(Path(self.folder) / "classes.csv", text.getvalue().encode())
+        if is_first_process():
+            write_atomically(Path(self.folder) / "classes.csv", text.getvalue().encode())
         self.per_class = "classes.csv"
 
 

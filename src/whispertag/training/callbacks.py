@@ -109,6 +109,9 @@ class StopOnBadClips(Callback):
     def on_test_end(self, trainer: Any, tagger: Any) -> None:
         self._check(trainer)
 
+    def on_predict_batch_start(self, trainer: Any, *_: Any) -> None:
+        self._check(trainer)
+
     def _check(self, trainer: Any) -> None:
         data = trainer.datamodule
         if len(bad := data.bad.read()) > data.max_bad:
@@ -185,3 +188,7 @@ class Progress(RichProgressBar):
     def total_train_batches(self) -> int | float:
         total = super().total_train_batches
         return self.trainer.lightning_module.batches_per_epoch if total == float("inf") else total  # type: ignore[return-value]
+
+    @property
+    def total_predict_batches_current_dataloader(self) -> int | float:
+        return self.trainer.datamodule.extract_batches()  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
@@ -20,10 +21,11 @@ from whispertag.labels import ClassTable
 
 @dataclass
 class Score:
-    """figures: name → value (None where it is not defined); classes: one row a class."""
+    """figures: name → value (None where it is not defined); classes: one row a class; loss: mean over clips."""
 
     figures: dict[str, float | None]
     classes: list[dict[str, Any]] = field(default_factory=list)
+    loss: float = math.nan
 
 
 class Predictions(Metric):
@@ -43,9 +45,27 @@ class Predictions(Metric):
         self.logits.append(logits_BC.detach().float())
         self.labels.append(labels_BC.to(torch.uint8))
 
+    def begin(self, device: torch.device) -> None:
+        """No clips yet: a rank that gets none still takes part when scores are gathered."""
+        none_BC = torch.zeros(0, len(self.classes), device=device)
+        self.update(none_BC, none_BC)
+
     def compute(self) -> Score:
+        """Raises RuntimeError if no rank had a clip."""
         logits_NC, labels_NC = dim_zero_cat(self.logits), dim_zero_cat(self.labels)
-        return score(logits_NC, labels_NC, self.classes, self.task)
+        if not len(logits_NC):
+            raise RuntimeError("no usable clip to evaluate on: bad_clips.jsonl says what is wrong with them")
+        made = score(logits_NC, labels_NC, self.classes, self.task)
+        # Of all clips of all ranks, each once: a mean of the ranks' means would weigh clips by who had them.
+        made.loss = task_loss(logits_NC, labels_NC.float(), self.task).item()
+        return made
+
+
+def task_loss(logits_BC: Tensor, labels_BC: Tensor, task: str) -> Tensor:
+    """Cross-entropy, of each class for itself or of one among all."""
+    if task == "multilabel":
+        return F.binary_cross_entropy_with_logits(logits_BC.float(), labels_BC)
+    return F.cross_entropy(logits_BC.float(), labels_BC)
 
 
 def score(logits_NC: Tensor, labels_NC: Tensor, classes: ClassTable, task: str) -> Score:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.heads import TaggingHead
 from whispertag.model.memo import StateMemo
 from whispertag.training.augment import Augment
-from whispertag.training.metrics import Predictions, Score
+from whispertag.training.metrics import Predictions, Score, task_loss
 from whispertag.training.optim import Optim, schedule
 
 
@@ -65,25 +64,21 @@ class Tagger(LightningModule):
         # Mixup and standardisation commute; the mask comes after it, where 0 is the mean.
         states_BLTD = self.head.standardize(self.states(batch))
         states_BLTD, labels_BC = self.augment(states_BLTD, batch["labels_BC"], rng)
-        loss = self.loss(self.head.tag(states_BLTD), labels_BC)
+        loss = task_loss(self.head.tag(states_BLTD), labels_BC, self.task)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(labels_BC))
         return loss
 
-    def loss(self, logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
-        if self.task == "multilabel":
-            return F.binary_cross_entropy_with_logits(logits_BC.float(), labels_BC)
-        return F.cross_entropy(logits_BC.float(), labels_BC)
+    def on_validation_epoch_start(self) -> None:
+        self.validated.begin(self.device)
+
+    def on_test_epoch_start(self) -> None:
+        self.tested.begin(self.device)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch, self.validated, "val")
+        self.validated.update(self(batch), batch["labels_BC"])
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch, self.tested, "test")
-
-    def _evaluate(self, batch: dict[str, Any], into: Predictions, stage: str) -> None:
-        logits_BC, labels_BC = self(batch), batch["labels_BC"]
-        into.update(logits_BC, labels_BC)
-        self.log(f"{stage}/loss", self.loss(logits_BC, labels_BC), batch_size=len(labels_BC), sync_dist=True)
+        self.tested.update(self(batch), batch["labels_BC"])
 
     def on_validation_epoch_end(self) -> None:
         self._conclude(self.validated, "val")
@@ -92,12 +87,10 @@ class Tagger(LightningModule):
         self._conclude(self.tested, "test")
 
     def _conclude(self, predictions: Predictions, stage: str) -> None:
-        if not predictions.update_called:
-            raise RuntimeError("no usable clip to evaluate on: bad_clips.jsonl says what is wrong with them")
         self.score = predictions.compute()
-        predictions.reset()
         figures = {f"{stage}/{k}": v for k, v in self.score.figures.items() if v is not None}
-        self.log_dict(figures, rank_zero_only=True)
+        predictions.reset()
+        self.log_dict(figures | {f"{stage}/loss": self.score.loss}, rank_zero_only=True)
         best = f"{stage}/mAP" if self.task == "multilabel" else f"{stage}/accuracy"
         self.log("score", figures.get(best, 0.0), prog_bar=True, logger=False, rank_zero_only=True)
 

@@ -1,0 +1,74 @@
+"""Class-balanced sampling out of sequential shards: Whisper-AT's weights without random access.
+
+The recipe draws clips with replacement, a clip with weight Σ 1000 / (count_c + 0.01) over its classes c. A stream
+cannot draw, but it can pass a clip on as often as a draw would have met it: 0, 1 or several times, which its labels
+alone decide, before audio is decoded.
+"""
+
+import hashlib
+import heapq
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from whispertag.labels import ClassTable
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How often a clip is passed on: rate_C @ its labels, on average.
+
+    rate_C  per class, so scaled that over a whole pass one clip in `reads` is passed on
+    """
+
+    rate_C: np.ndarray  # noqa: N815
+
+    @classmethod
+    def of(cls, labels: Counter[str], n_clips: int, classes: ClassTable, reads: float = 1.0) -> "Balance":
+        """From how many of the `n_clips` carry each label; `reads` clips are read for one that is used."""
+        if reads <= 0:
+            raise ValueError(f"data.reads={reads}: give more than 0")
+        count_C = np.zeros(len(classes))
+        for label, n in labels.items():
+            count_C[classes.index(label)] += n
+        weight_C = np.where(count_C > 0, 1000 / (count_C + 0.01), 0.0)
+        total = float(weight_C @ count_C)  # of the weights of all clips
+        if not total:
+            raise ValueError("data.balance=true, but no training clip has a label")
+        return cls(weight_C * n_clips / total / reads)
+
+    def times(self, labels_C: np.ndarray, key: str, seed: tuple[int, ...]) -> int:
+        """How often this clip is passed on in the epoch of `seed`: its rate, rounded up or down at random.
+
+        A function of (seed, key) alone: neither workers nor neighbours matter, and features of a clip are
+        passed on as often as its audio.
+        """
+        rate = float(labels_C @ self.rate_C)
+        digest = hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest()
+        return int(rate + int.from_bytes(digest, "big") / 2**64)
+
+
+def balanced(samples: Iterable[Sample], balance: Balance, seed: tuple[int, ...], spread: int) -> Iterator[Sample]:
+    """Pass every clip on as often as `balance` says, repetitions at random within the next `spread` clips.
+
+    Repetitions share their audio's bytes, so a wide spread costs the memory of the clips that are repeated, once each.
+    """
+    rng, order = random.Random(repr(("balanced", *seed))), count()
+    waiting: list[tuple[int, int, Sample]] = []  # when due, a tie-breaker, the clip
+    passed_on = 0
+    for sample in samples:
+        times = balance.times(sample["labels_C"], f"{sample['__url__']}:{sample['__key__']}", seed)
+        for i in range(times):
+            due = passed_on + (rng.randrange(1, spread + 1) if i else 0)
+            heapq.heappush(waiting, (due, next(order), sample))
+        while waiting and waiting[0][0] <= passed_on:
+            passed_on += 1
+            yield heapq.heappop(waiting)[2]
+    yield from (sample for _, _, sample in sorted(waiting, key=lambda entry: entry[:2]))
