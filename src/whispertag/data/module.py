@@ -6,35 +6,34 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from math import ceil
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
-from webdataset import DataPipeline, tarfile_to_samples
+from webdataset import DataPipeline
 
 from whispertag.audio import SAMPLE_RATE
 from whispertag.data.balance import Balance, balanced
+from whispertag.data.cache import ShardCache
 from whispertag.data.feature_stream import feature_batches
 from whispertag.data.features import FeatureStore
 from whispertag.data.features import decode as decode_features
 from whispertag.data.ledger import BadClips, is_first_process
-from whispertag.data.shards import Manifest, Shard, ShardError, find_shards
+from whispertag.data.shards import Shard, ShardError, find_shards, read_manifest
 from whispertag.data.stages import (
     Share,
     batched,
     decode,
     list_shards,
-    miss_lost,
-    note_broken_tar,
     parse,
+    read_shards,
     repeated,
-    samples_of,
     shuffled,
     take_share,
 )
+from whispertag.data.tars import samples_of
 from whispertag.data.whole_shards import shard_by_shard
 from whispertag.labels import ClassTable
 
@@ -106,7 +105,7 @@ class ClipData(LightningDataModule):
         self.balance, self.reads, self.epochs_per_pass, self.source = balance, reads, epochs_per_pass, source
         self.features: FeatureStore | None = None
         self._n_train, self._prepare, self._warned = n_train, prepare, False
-        self.cache, self.cache_gb, self.retries = cache, cache_gb, retries
+        self.cache, self.retries = ShardCache(cache, cache_gb) if cache else None, retries
         self.bad = BadClips("bad_clips.jsonl")
 
     def prepare_data(self) -> None:
@@ -127,7 +126,7 @@ class ClipData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Find the shards now, so that a missing one stops the run before anything is trained."""
         for place in (*self.train, *self.val) if is_first_process() else ():
-            if (manifest := Manifest.read(Path(place).expanduser())) and manifest.skipped:
+            if (manifest := read_manifest(place)) and manifest.skipped:
                 for name, reason in manifest.skipped.items():
                     self.bad.add(place, name, f"left out of the shards: {reason}")
         if self.source == "features":
@@ -167,7 +166,7 @@ class ClipData(LightningDataModule):
         if self.source == "features":
             assert self.features
             return self.features.labels(self.train_shards)
-        manifests = [Manifest.read(Path(place).expanduser()) for place in self.train]
+        manifests = [read_manifest(place) for place in self.train]
         if None in manifests:
             raise ShardError(
                 f"data.balance=true, but nobody has counted the labels of {self.train[manifests.index(None)]}: "
@@ -229,7 +228,7 @@ class ClipData(LightningDataModule):
         n_samples, exclusive = round(self.clip_seconds * SAMPLE_RATE), self.task == "multiclass"
         read = partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad)
         hear = partial(decode, n_samples=n_samples, bad=self.bad)
-        opened = partial(samples_of, bad=self.bad)
+        opened = partial(samples_of, bad=self.bad, cache=self.cache, retries=self.retries)
         return self._loader([partial(shard_by_shard, self.to_extract, opened, self.batch_size, read, hear)])
 
     def extract_batches(self) -> float:
@@ -253,9 +252,8 @@ class ClipData(LightningDataModule):
             parts, picked = self.features.parts(shards), self.features.picked
             return [partial(feature_batches, parts, share, self.classes, picked, self.batch_size, seed, balance)]
         return [
-            partial(list_shards, shards, share, self.bad, seed),
-            tarfile_to_samples(handler=partial(note_broken_tar, self.bad)),
-            partial(miss_lost, shards=shards, share=share, bad=self.bad, seed=seed),
+            partial(list_shards, shards, share, seed),
+            partial(read_shards, bad=self.bad, cache=self.cache, retries=self.retries),
             partial(take_share, shards=shards, share=share),
             partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad),
             *([partial(balanced, balance=balance, seed=seed, spread=10 * self.shuffle)] if balance and seed else []),

@@ -11,7 +11,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -222,39 +222,72 @@ class Shard:
     longest: float = 0.0  # seconds of its longest clip
 
     def damage(self) -> str | None:
-        """Why this file is not the one that was written; None if it is, or if nobody knows."""
-        if self.bytes is None or (size := os.path.getsize(self.path)) == self.bytes:
+        """Why this file is not the one that was written; None if it is, or if nobody knows (of a remote one)."""
+        from whispertag.data.remote import is_remote
+
+        if self.bytes is None or is_remote(self.path) or (size := os.path.getsize(self.path)) == self.bytes:
             return None
         return f"truncated or changed: {size:,} bytes where its manifest says {self.bytes:,}"
 
 
-def find_shards(places: list[str] | tuple[str, ...]) -> list[Shard]:
-    """Folders of shards, tars and brace ranges (`train-{000..099}.tar`) → shards, in order.
+def find_shards(places: Sequence[str]) -> list[Shard]:
+    """Folders of shards, tars, URLs of both, `pipe:` commands and brace ranges (`train-{000..099}.tar`) → shards.
 
-    Raises ShardError, naming the file, for anything that is not there.
+    A URL that does not end in .tar (or .tar.gz, …) is a folder. Raises ShardError, naming the file, for anything that
+    is not there; of the remote tars of a range the first is looked at.
     """
-    shards = [shard for place in places for shard in _expand(place)]
+    from whispertag.data.remote import is_remote
+
+    shards = [shard for place in places for shard in _expand(str(place))]
     if not shards:
         raise ShardError("no shards given: name a folder or tars in data.train and data.val")
-    if missing := [shard.path for shard in shards if not os.path.isfile(shard.path)]:
+    if missing := [s.path for s in shards if not is_remote(s.path) and not os.path.isfile(s.path)]:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise ShardError(f"missing shard {missing[0]}{more}")
     return shards
 
 
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
+    """The manifest of a folder, which may be a URL; None if it has none."""
+    from whispertag.data.remote import Missing, is_remote, read_bytes
+
+    if not is_remote(str(folder)):
+        return Manifest.read(Path(folder).expanduser())
+    if not _is_remote_folder(str(folder)):
+        return None
+    try:
+        text = read_bytes(url := f"{str(folder).rstrip('/')}/{MANIFEST}")
+        return Manifest(**{k: v for k, v in json.loads(text).items() if k not in _TOTALS})
+    except Missing:
+        return None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ShardError(f"{url}: not a manifest ({error})") from error
+
+
+def _is_remote_folder(url: str) -> bool:
+    last = url.split("?")[0].rpartition("/")[2]
+    return not url.startswith("pipe:") and ".tar" not in last and not last.endswith(".tgz")
+
+
 def _expand(place: str) -> Iterator[Shard]:
     from braceexpand import braceexpand
 
-    for path in map(Path, braceexpand(os.path.expanduser(str(place)))):
-        if not path.is_dir():
-            yield Shard(str(path))
-        elif manifest := Manifest.read(path):
+    from whispertag.data.remote import is_remote, list_tars, look_at
+
+    for i, path in enumerate(braceexpand(os.path.expanduser(place))):
+        remote = is_remote(path)
+        if not (_is_remote_folder(path) if remote else os.path.isdir(path)):
+            if remote and i == 0:
+                look_at(path)
+            yield Shard(path)
+        elif manifest := read_manifest(path):
             if not manifest.shards:
                 name, reason = next(iter(manifest.skipped.items()), ("none were given", ""))
                 raise ShardError(f"{path}: not one clip could be used; the first: {name}: {reason}")
             for shard in manifest.shards:
-                yield Shard(str(path / shard["name"]), shard["clips"], shard["bytes"], shard["longest"])
-        elif tars := sorted(path.glob("*.tar")):
-            yield from (Shard(str(tar)) for tar in tars)
+                where = f"{path.rstrip('/')}/{shard['name']}" if remote else str(Path(path) / shard["name"])
+                yield Shard(where, shard["clips"], shard["bytes"], shard["longest"])
+        elif tars := list_tars(path) if remote else sorted(map(str, Path(path).glob("*.tar"))):
+            yield from map(Shard, tars)
         else:
             raise ShardError(f"{path}: neither a {MANIFEST} nor *.tar files in this folder")

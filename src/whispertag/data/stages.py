@@ -6,24 +6,22 @@ sent to loader workers by any start method.
 
 import json
 import random
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from itertools import accumulate, chain
+from math import ceil
 
 import numpy as np
 import torch
-from webdataset import DataPipeline, tarfile_to_samples
+from webdataset import DataPipeline
 from webdataset.filters import shuffle
 
 from whispertag.audio import AUDIO_EXTENSIONS, fit_length, read_wave
+from whispertag.data.cache import ShardCache
 from whispertag.data.ledger import BadClips
 from whispertag.data.shards import Shard, ShardError
+from whispertag.data.tars import Sample, samples_of
 from whispertag.labels import ClassTable
-
-Sample = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -40,62 +38,38 @@ class Share:
         return self.rank * count + index, self.world_size * count
 
 
-def list_shards(
-    shards: list[Shard], share: Share, bad: BadClips, seed: tuple[int, ...] | None = None
-) -> Iterator[Sample]:
+def list_shards(shards: list[Shard], share: Share, seed: tuple[int, ...] | None = None) -> Iterator[Shard]:
     """The shards of this reader, as listed or in an order drawn from `seed`.
 
     With fewer shards than readers every reader goes through all of them, and take_share picks.
     """
-    for shard in _shards_of_this_reader(shards, share, seed):
-        if damage := shard.damage():
-            bad.add(shard.path, None, damage)
-        yield {"url": shard.path}
-
-
-def _shards_of_this_reader(shards: list[Shard], share: Share, seed: tuple[int, ...] | None) -> list[Shard]:
     order = list(shards)
     if seed is not None:
         random.Random(repr(seed)).shuffle(order)
     index, count = share()
-    return order if len(order) < count else order[index::count]
+    return iter(order if len(order) < count else order[index::count])
 
 
-def miss_lost(
-    samples: Iterable[Sample], shards: list[Shard], share: Share, bad: BadClips, seed: tuple[int, ...] | None = None
+def read_shards(
+    shards: Iterable[Shard], bad: BadClips, cache: ShardCache | None = None, retries: int = 8
 ) -> Iterator[Sample]:
-    """Writes down, one by one, the clips that a manifest knows and its broken shard did not give."""
-    seen: Counter[str] = Counter()
-    for sample in samples:
-        seen[sample["__url__"]] += 1
-        yield sample
-    for shard in _shards_of_this_reader(shards, share, seed):
-        lost = (shard.clips or 0) - seen[shard.path]
-        for i in range(lost):
-            bad.add(shard.path, f"(lost {i + 1} of {lost})", "in the manifest, but no longer in the shard")
-
-
-def note_broken_tar(bad: BadClips, error: Exception) -> bool:
-    """webdataset's handler: what was read of a broken tar is used, the break is written down."""
-    # webdataset adds the url to the exception's arguments or, deeper down, the stream's repr to its text.
-    reason, *more = [str(a) for a in error.args] or [""]
-    opened = re.search(r" @ <.*name='(.*)'>$", reason)
-    url = opened[1] if opened else next((a for a in reversed(more) if a.endswith(".tar")), "a shard")
-    bad.add(url, None, f"cannot be read to its end ({type(error).__name__}: {reason.split(' @ ')[0]})")
-    return True
-
-
-def samples_of(shard: Shard, bad: BadClips) -> Iterator[Sample]:
-    """The raw samples of one shard."""
-    return tarfile_to_samples(handler=partial(note_broken_tar, bad))(iter([{"url": shard.path}]))
+    """Their samples, shard after shard, each opened when the one before it is done and closed."""
+    return chain.from_iterable(samples_of(shard, bad, cache, retries) for shard in shards)
 
 
 def take_share(samples: Iterable[Sample], shards: list[Shard], share: Share) -> Iterator[Sample]:
-    """Every n-th clip, where list_shards could not deal out whole shards."""
+    """Every n-th clip, where list_shards could not deal out whole shards.
+
+    Clips are numbered by their place in their shard: if one reader's connection breaks off where another's holds, the
+    shards after it are still shared out alike.
+    """
     index, count = share()
     if len(shards) >= count:
         return iter(samples)
-    return (sample for i, sample in enumerate(samples) if i % count == index)
+    counted = all(shard.clips is not None for shard in shards)
+    steps = [shard.clips or 0 if counted else ceil(count / len(shards)) for shard in shards]
+    first = dict(zip((shard.path for shard in shards), accumulate(steps, initial=0)))
+    return (sample for sample in samples if (first[sample["__url__"]] + sample["__index__"]) % count == index)
 
 
 def parse(
