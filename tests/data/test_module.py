@@ -49,17 +49,31 @@ def test_validation_sees_every_clip_once_with_any_number_of_workers(folder, work
 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(1, 9), st.integers(1, 6), st.integers(1, 23), st.booleans())
-def test_ranks_share_every_clip_out(folder, world_size, n_shards, batch_size, train):
+@given(st.integers(1, 9), st.integers(1, 6), st.integers(1, 23))
+def test_ranks_score_every_clip_once(folder, world_size, n_shards, batch_size):
     paths = sorted(str(p) for p in folder.glob("*.tar"))[:n_shards]
-    held = min(5 * n_shards, 23)
     seen: Counter = Counter()
     for rank in range(world_size):
-        data = as_rank(
-            ClipData(paths, paths, CLASSES, clip_seconds=1.0, workers=0, batch_size=batch_size), rank, world_size
-        )
-        seen.update(keys(data.train_dataloader() if train else data.val_dataloader()))
-    assert seen == Counter({f"clip{i:03d}": 1 for i in range(held)})
+        data = ClipData(paths, paths, CLASSES, clip_seconds=1.0, workers=0, batch_size=batch_size)
+        seen.update(keys(as_rank(data, rank, world_size).val_dataloader()))
+    assert seen == Counter({f"clip{i:03d}": 1 for i in range(min(5 * n_shards, 23))})
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(2, 9), st.integers(1, 24), st.integers(1, 23))
+def test_ranks_take_equally_many_steps_on_clips_of_their_own(tmp_path_factory, world_size, n_clips, batch_size):
+    folder = write_shards_of(tmp_path_factory.mktemp("s"), [["a"]] * n_clips, clips_per_shard=5, seconds=0.01)
+    ranks = []
+    for rank in range(world_size):
+        data = stream(folder, clip_seconds=0.01, batch_size=batch_size)
+        if n_clips < world_size:
+            with pytest.raises(ShardError, match="take fewer"):
+                data.train_batches(world_size)
+            return
+        batches = [batch["key"] for batch in as_rank(data, rank, world_size).train_dataloader()]
+        assert len(batches) == data.train_batches(world_size)
+        ranks.append({key for batch in batches for key in batch})
+    assert sum(map(len, ranks)) == len(set().union(*ranks)), "no clip on two ranks"
 
 
 def test_the_train_stream_is_a_function_of_seed_and_epoch(folder):

@@ -32,9 +32,9 @@ PLACES = {
 } | {f"audioset_{size}": ["data.root=/d"] for size in ("20k", "500k", "2m")}
 
 
-def composed(*overrides: str):
+def composed(*overrides: str, entry: str = "config"):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides))
+        return compose(entry, list(overrides))
 
 
 def the_command(group: str, option: str) -> list[str]:
@@ -46,7 +46,12 @@ def the_command(group: str, option: str) -> list[str]:
 
 def test_there_is_no_group_without_a_file_and_no_file_outside_a_group():
     assert {group for group, _ in FILES} == set(GROUPS)
-    assert {p.name for p in CONF.iterdir()} == {*GROUPS, "hydra", "config.yaml", *(f"{s}.yaml" for s in STUDIES)}
+    assert {p.name for p in CONF.iterdir()} == {*GROUPS, "hydra", "config.yaml", "extract.yaml", *(f"{s}.yaml" for s in STUDIES)}
+
+
+def test_extract_takes_what_train_takes():
+    mine, its = composed("data.root=/d", "data=audioset_20k", entry="extract"), composed("data=audioset_20k")
+    assert mine.keys() == its.keys() and mine.study == "features" and mine.data.keys() == its.data.keys()
 
 
 @pytest.mark.parametrize(("group", "option"), FILES)
