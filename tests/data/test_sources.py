@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from whispertag.data.convert import write_shards
 from whispertag.data.module import ClipData
 from whispertag.data.sets import esc50, own, synthetic
 from whispertag.data.shards import Manifest, ShardError
-from whispertag.data.sources import read_esc50, read_folder, synthesise, write_shards
+from whispertag.data.sources import read_esc50, read_folder, synthesise
 
 
 def recording(path, seconds=0.5, rate=16_000):
@@ -89,7 +90,7 @@ def test_bad_recordings_are_skipped_by_name_and_too_many_stop_the_work(esc_folde
     assert skipped.keys() == {"1-b.flac", "2-b.wav"}
     assert "No such file" in skipped["1-b.flac"] and "cannot be decoded" in skipped["2-b.wav"]
     clips, _ = read_esc50(esc_folder)
-    with pytest.raises(ShardError, match=r"more than data\.max_bad=0 clips of fold1.*1-b\.flac"):
+    with pytest.raises(ShardError, match=r"fold1: more than 0 clips cannot be used \(data\.max_bad.*1-b\.flac"):
         write_shards(clips, tmp_path / "other", {}, max_bad=0)
     assert not list((tmp_path / "other").rglob("*.part"))
 
@@ -192,5 +193,5 @@ def test_the_manifest_says_what_made_the_shards(esc_folder, tmp_path):
     data = esc50(esc_folder, tmp_path / "kept", fold=1)
     data.prepare_data()
     written = json.loads(next((tmp_path / "kept").rglob("fold1/manifest.json")).read_text())
-    assert written["options"] == {"source": "esc50", "root": str(esc_folder)}
+    assert written["options"].items() >= {"source": "esc50", "root": str(esc_folder)}.items()
     assert isinstance(data, ClipData)

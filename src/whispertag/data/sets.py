@@ -13,8 +13,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from whispertag.data.convert import digest, write_shards
 from whispertag.data.module import ClipData
-from whispertag.data.sources import Clip, read_esc50, read_folder, synthesise, write_shards
+from whispertag.data.sources import Clip, read_esc50, read_folder, synthesise
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +90,8 @@ def _shards_for(
     The folder is named by everything that defines its contents, so a changed csv or recording
     gets new shards and stale ones can never be read.
     """
-    listing = [(clip.key, clip.split, clip.labels, clip.stamp) for clip in clips]
-    digest = hashlib.sha256(json.dumps([made_by, listing]).encode()).hexdigest()[:12]
-    shards = Path(folder).expanduser() / f"{made_by['source']}-{digest}"
+    name = hashlib.sha256(json.dumps([made_by, digest(clips)]).encode()).hexdigest()[:12]
+    shards = Path(folder).expanduser() / f"{made_by['source']}-{name}"
     return shards, partial(write_shards, clips, shards, made_by, max_bad)
 
 

@@ -1,36 +1,57 @@
-"""Where clips come from: a folder in ESC-50's layout, an own folder + csv, a synthesiser → shards."""
+"""Where clips come from: a folder in ESC-50's layout, an own folder + csv, a synthesiser. See also data/audioset.py."""
 
 import csv
 import hashlib
-import logging
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import os
+import re
+from collections import Counter
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from whispertag.audio import AUDIO_EXTENSIONS, AudioError, read_wave
-from whispertag.data.shards import Manifest, ShardError, ShardWriter
+from whispertag.audio import AUDIO_EXTENSIONS
+from whispertag.data.recordings import Audio, Recording
 from whispertag.labels import ClassTable
 
-log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
-    """A clip before it is in a shard: a key, its labels, and how to get its wave_S."""
+    """A clip before it is in a shard: a key, its labels, and where its audio is. Two million of them fit in memory."""
 
     key: str
     split: str
     labels: list[str]
-    read: Callable[[], tuple[np.ndarray, list[str]]]  # → wave_S and labels (a synthesiser knows late)
-    info: dict[str, Any] = field(default_factory=dict)
+    audio: Audio
+    info: dict[str, Any] = field(default_factory=dict)  # what else its json says; `source` is its name in reports
     stamp: tuple[int, int] = (0, 0)  # size and time of its file, to notice another recording of that name
+
+    @property
+    def name(self) -> str:
+        return self.info.get("source", self.key)
+
+    def read(self) -> tuple[np.ndarray, list[str]]:
+        """→ wave_S and labels, which a synthesiser knows late."""
+        wave_S, labels = self.audio.read()
+        return wave_S, self.labels if labels is None else labels
+
+
+@dataclass(frozen=True, slots=True)
+class Synthetic:
+    """Clip `index` of data/synth.py's data set `seed`."""
+
+    seed: int
+    index: int
+
+    def read(self) -> tuple[np.ndarray, list[str]]:
+        from whispertag.data import synth
+
+        return synth.clip(self.seed, self.index)
+
+    def encoded(self) -> None:
+        return None
 
 
 def read_esc50(root: str | PathLike[str]) -> tuple[list[Clip], ClassTable]:
@@ -57,7 +78,7 @@ def read_esc50(root: str | PathLike[str]) -> tuple[list[Clip], ClassTable]:
         _file_clip(root / "audio" / row["filename"], row["filename"], f"fold{row['fold']}", [row["category"]])
         for row in rows
     ]
-    return _with_keys_of_their_own(clips), classes
+    return with_keys_of_their_own(clips), classes
 
 
 def read_folder(
@@ -77,7 +98,7 @@ def read_folder(
         clips.append(_file_clip(root / row["filename"], row["filename"], split, labels))
     if not any(clip.labels for clip in clips):
         raise ValueError(f"{table}: no clip has a label in column 'labels'")
-    return _with_keys_of_their_own(clips), ClassTable(tuple(sorted({label for clip in clips for label in clip.labels})))
+    return with_keys_of_their_own(clips), ClassTable(tuple(sorted({label for clip in clips for label in clip.labels})))
 
 
 def synthesise(seed: int, n_train: int, n_eval: int) -> tuple[list[Clip], ClassTable]:
@@ -86,7 +107,7 @@ def synthesise(seed: int, n_train: int, n_eval: int) -> tuple[list[Clip], ClassT
 
     def clip(split: str, stream: int, index: int) -> Clip:
         # The two splits are two streams of the generator, so growing one never moves the other.
-        return Clip(f"{split}-{index:06d}", split, [], lambda: synth.clip(2 * seed + stream, index))
+        return Clip(f"{split}-{index:06d}", split, [], Synthetic(2 * seed + stream, index))
 
     clips = [clip("train", 0, i) for i in range(n_train)] + [clip("eval", 1, i) for i in range(n_eval)]
     return clips, ClassTable.audioset().subset(synth.CLASSES)
@@ -108,77 +129,29 @@ def _read_rows(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _file_clip(path: Path, name: str, split: str, labels: list[str]) -> Clip:
-    # WebDataset ends a key at its first dot; a folder in the name would nest inside the tar.
+    return Clip(key_of(name), split, labels, Recording(str(path)), {"source": name}, stamp_of(path))
+
+
+def key_of(name: str) -> str:
+    """A file's name as a key: WebDataset ends it at its first dot, and a folder in it would nest inside the tar."""
     stem = name.rsplit(".", 1)[0] if name.lower().endswith(AUDIO_EXTENSIONS) else name
-    key = stem.replace(".", "_").replace("/", "__")
-    stamp = (0, 0)  # a missing file is skipped by name later
-    if path.is_file():
-        stamp = (path.stat().st_size, path.stat().st_mtime_ns)
-    return Clip(key, split, labels, lambda: (read_wave(path), labels), {"source": name}, stamp)
+    return re.sub(r"[\0-\37\177]", "_", stem.replace(".", "_").replace("/", "__"))
 
 
-def _with_keys_of_their_own(clips: list[Clip]) -> list[Clip]:
+def stamp_of(path: str | PathLike[str]) -> tuple[int, int]:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return 0, 0  # a missing file is skipped by name later
+    return stat.st_size, stat.st_mtime_ns
+
+
+def with_keys_of_their_own(clips: list[Clip]) -> list[Clip]:
     """Files that differ only in their extension, or in a dot, would share a key: tell them apart."""
     times = Counter(clip.key for clip in clips)
 
     def own(clip: Clip) -> Clip:
-        digest = hashlib.sha256(clip.info["source"].encode()).hexdigest()[:8]
-        return replace(clip, key=f"{clip.key}~{digest}") if times[clip.key] > 1 else clip
+        digest = hashlib.sha256(clip.name.encode()).hexdigest()[:8]
+        return replace(clip, key=f"{clip.key}~{digest}") if times[clip.key] > 1 or not clip.key else clip
 
     return [own(clip) for clip in clips]
-
-
-def write_shards(
-    clips: list[Clip],
-    folder: Path,
-    options: dict[str, Any],
-    max_bad: int,
-    clips_per_shard: int = 100,
-    workers: int = 2,
-) -> None:
-    """Write every split into `folder/<split>/`; splits that are there already are left alone.
-
-    A clip that cannot be read is skipped by name, which the manifest keeps; more than `max_bad`
-    of them stop the work with a ShardError.
-    """
-    from rich.progress import track
-
-    by_split: dict[str, list[Clip]] = defaultdict(list)
-    for clip in clips:
-        by_split[clip.split].append(clip)
-    for split, members in by_split.items():
-        if Manifest.read(folder / split):  # complete: the manifest is written last
-            continue
-        with ShardWriter(folder / split, split, options, clips_per_shard) as writer:
-            waves = _read_ahead(members, workers)
-            for clip, wave in track(waves, f"{split} → shards", total=len(members), transient=True):
-                if isinstance(wave, Exception):
-                    writer.skip(clip.info.get("source", clip.key), str(wave))
-                    log.warning("skipped %s: %s", clip.info.get("source", clip.key), wave)
-                    if len(writer.manifest.skipped) > max_bad:
-                        raise ShardError(
-                            f"more than data.max_bad={max_bad} clips of {split} cannot be used; "
-                            f"the last: {clip.info.get('source', clip.key)}: {wave}"
-                        )
-                    continue
-                wave_S, labels = wave
-                writer.write(clip.key, wave_S, labels, **clip.info)
-        log.info("%s: %d clips, %d skipped", folder / split, writer.manifest.clips, len(writer.manifest.skipped))
-
-
-def _read_ahead(clips: list[Clip], workers: int) -> Iterator[tuple[Clip, tuple[np.ndarray, list[str]] | Exception]]:
-    """Read clips on several threads, in order, at most a few ahead of the writer."""
-
-    def read(clip: Clip) -> tuple[np.ndarray, list[str]] | Exception:
-        try:
-            return clip.read()
-        except (AudioError, FileNotFoundError) as error:
-            return error  # whatever else goes wrong in reading may be mended: it stops the work
-
-    with ThreadPoolExecutor(workers) as pool:
-        rest = iter(clips)
-        ahead = [(clip, pool.submit(read, clip)) for clip in islice(rest, 4 * workers)]
-        while ahead:
-            clip, future = ahead.pop(0)
-            yield clip, future.result()
-            ahead += [(clip, pool.submit(read, clip)) for clip in islice(rest, 1)]
