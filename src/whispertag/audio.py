@@ -20,6 +20,8 @@ POSITIONS_PER_SECOND = SAMPLE_RATE // SAMPLES_PER_POSITION  # 50
 WINDOW_SECONDS = 30  # what Whisper's encoder takes at most
 N_POSITIONS = WINDOW_SECONDS * POSITIONS_PER_SECOND  # 1500
 
+MAX_DECODED = 2**29  # samples × channels of one recording (2 GiB): what claims or holds more is not a clip
+
 AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "mp3", "m4a")
 
 
@@ -27,17 +29,20 @@ class AudioError(ValueError):
     """A clip that cannot be used; the message says why, without its name."""
 
 
-def read_wave(source: bytes | str | PathLike[str]) -> np.ndarray:
+def read_wave(source: bytes | str | PathLike[str], span: tuple[float, float] | None = None) -> np.ndarray:
     """Decode one recording of any common format, rate and channel count → wave_S, float32 16 kHz mono.
 
+    With `span`, start and end in seconds, no more than that part of it.
     Raises AudioError if it cannot be decoded, is empty or holds values that are not finite.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     if not data:
         raise AudioError("the file is empty")
-    wave_SK, rate = _decode(data)
+    wave_SK, rate = _decode(data, span)
     if wave_SK.shape[0] == 0:
         raise AudioError("no samples")
+    if not 1_000 <= rate <= 1_000_000:  # resampling from 1 Hz would fill the memory
+        raise AudioError(f"a sample rate of {rate} Hz")
     wave_S = wave_SK.mean(axis=1)
     # Before resampling, which would smear one NaN over its neighbours and hide an overflow.
     if not np.isfinite(wave_S).all():
@@ -51,35 +56,73 @@ def read_wave(source: bytes | str | PathLike[str]) -> np.ndarray:
     return np.ascontiguousarray(wave_S, dtype=np.float32)
 
 
-def _decode(data: bytes) -> tuple[np.ndarray, int]:
+def seconds_of(data: bytes) -> float:
+    """A recording's length by its header. Raises AudioError if it has none that tells."""
+    import av
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if file.frames < MAX_DECODED:  # a FLAC that was streamed claims 2**63 - 1
+                return file.frames / file.samplerate
+    except soundfile.LibsndfileError:
+        pass
+    try:
+        with av.open(io.BytesIO(data), "r") as container:
+            if container.duration:
+                return container.duration / av.time_base
+    except av.FFmpegError as error:
+        raise AudioError(f"cannot be decoded ({error})") from error
+    raise AudioError("its header does not tell its length")
+
+
+def _decode(data: bytes, span: tuple[float, float] | None) -> tuple[np.ndarray, int]:
     """→ (samples × channels float32, rate). soundfile first: it is the faster one."""
     import soundfile
 
     try:
-        return soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as by_soundfile:
-        try:
-            return _decode_with_av(data)
-        except Exception as by_av:  # PyAV raises a class of its own for every FFmpeg error code
-            raise AudioError(f"cannot be decoded ({by_soundfile}; {by_av})") from by_av
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            first, last = (min(round(t * file.samplerate), file.frames) for t in span) if span else (0, file.frames)
+            if (last - first) * file.channels <= MAX_DECODED:
+                file.seek(first)
+                return file.read(last - first, dtype="float32", always_2d=True), file.samplerate
+            by_soundfile: object = f"its header claims {last - first:,} samples"
+    except soundfile.LibsndfileError as error:
+        by_soundfile = error
+    try:
+        return _decode_with_av(data, span)
+    except Exception as by_av:  # PyAV raises a class of its own for every FFmpeg error code
+        raise AudioError(f"cannot be decoded ({by_soundfile}; {by_av})") from by_av
 
 
-def _decode_with_av(data: bytes) -> tuple[np.ndarray, int]:
+def _decode_with_av(data: bytes, span: tuple[float, float] | None) -> tuple[np.ndarray, int]:
     """AAC in m4a and the rarer codecs, through FFmpeg's libraries (no ffmpeg program needed)."""
     import av
 
+    start, end = span or (0.0, np.inf)
     with av.open(io.BytesIO(data), "r") as container:
         if not container.streams.audio:
             raise AudioError("no audio stream")
+        if span:
+            container.seek(round(start * av.time_base))  # to where decoding can begin, at or before it
         planar = av.AudioResampler(format="fltp")
-        rate, parts = 0, []
+        rate, parts, began, held = 0, [], 0.0, 0
         for frame in container.decode(audio=0):
-            rate = frame.sample_rate
-            parts += [part.to_ndarray() for part in planar.resample(frame)]
+            if span and (frame.time is None or frame.time >= end):
+                break
+            if not parts:
+                rate, began = frame.sample_rate, frame.time or 0.0
+            more = [part.to_ndarray() for part in planar.resample(frame)]
+            parts += more
+            if (held := held + sum(part.size for part in more)) > MAX_DECODED:
+                raise AudioError(f"more than {MAX_DECODED:,} samples: cut it into clips")
         parts += [part.to_ndarray() for part in planar.resample(None)] if parts else []
     if not parts:
         raise AudioError("no audio frames")
-    return np.concatenate(parts, axis=1).T, rate
+    wave_SK = np.concatenate(parts, axis=1).T
+    if span:
+        wave_SK = wave_SK[max(0, round((start - began) * rate)) : max(0, round((end - began) * rate))]
+    return wave_SK, rate
 
 
 def fit_length(wave_S: np.ndarray, n_samples: int) -> np.ndarray:
