@@ -50,7 +50,7 @@ class ShardCache:
         kept = sorted(self.folder.glob(f"{key}-*.shard"), key=_last_used)
         remote = RemoteStream(url, 0 if kept else retries)
         try:
-            version = Version() if url.startswith("pipe:") else remote.open()
+            version = Version() if url.startswith("pipe:") else remote.look()
         except BrokenOff as error:
             if not kept:
                 raise
@@ -73,8 +73,9 @@ class ShardCache:
     def _download(self, remote: RemoteStream, part: IO[bytes], path: Path) -> IO[bytes]:
         """Fill `part` and give it its name; what breaks off or finds no room is read past the cache."""
         part.truncate(0)  # of a process that was killed
-        size, written, whole = remote.open().size, 0, False
+        written, whole = 0, False
         try:
+            size = remote.open().size
             if self._make_room(part, size or CHUNK):
                 while chunk := remote.read(CHUNK):
                     written += part.write(chunk)

@@ -10,11 +10,14 @@ def is_first_process() -> bool:
     return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
+MOST_SAID = 1000  # characters of a reason, which may quote what a broken file holds
+
+
 class BadClips:
     """Names and reasons of clips that were skipped, in one append-only file of a run.
 
     A file, because loader workers, other ranks and a killed process all leave their lines in it:
-    one short write each, which the system appends whole.
+    one write each, which the system appends whole.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -29,8 +32,9 @@ class BadClips:
             return
         self._clips[name] = reason
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"clip": name, "reason": reason}, ensure_ascii=False) + "\n")
+        line = json.dumps({"clip": name, "reason": reason[:MOST_SAID]}, ensure_ascii=False) + "\n"
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(line.encode(errors="backslashreplace"))  # half a surrogate pair becomes its escape in json
 
     def read(self) -> dict[str, str]:
         """Name → reason, of all processes so far; costs one stat when nothing is new."""

@@ -73,7 +73,7 @@ class RemoteStream(io.RawIOBase):
     def __init__(self, url: str, retries: int = 8):
         self.url, self.retries = url, retries
         self.version: Version | None = None
-        self._connect: Callable[[str, int], Connection] = _connector(url)
+        self._connect: Callable[[str, int, int | None], Connection] = _connector(url)
         self._connection: Connection | None = None
         self._position, self._crc, self._failures = 0, 0, 0
         self._error: ShardError | None = None
@@ -85,6 +85,13 @@ class RemoteStream(io.RawIOBase):
         """Connect now, so that what is missing shows before anything is read."""
         while self.version is None or self._error:
             self._trying(self._reconnect)
+        return self.version
+
+    def look(self) -> Version:
+        """What is at the URL, for the price of a byte where the server knows ranges."""
+        while self.version is None or self._error:
+            self._trying(lambda: self._reconnect(1))
+        self._disconnect()
         return self.version
 
     def readinto(self, buffer: Any) -> int:
@@ -118,8 +125,8 @@ class RemoteStream(io.RawIOBase):
         self._crc = zlib.crc32(data, self._crc)
         return len(data)
 
-    def _reconnect(self) -> Connection:
-        connection = self._connection = self._connect(self.url, self._position)
+    def _reconnect(self, n: int | None = None) -> Connection:
+        connection = self._connection = self._connect(self.url, self._position, n)
         if (self.version or connection.version) != connection.version:
             raise ShardError(f"{self.url} changed while it was read: {self.version}, now {connection.version}")
         at, crc = connection.start, 0
@@ -167,7 +174,7 @@ def look_at(url: str) -> None:
     """Raises Missing if there is nothing at a URL; commands are not tried."""
     if not url.startswith("pipe:"):
         with RemoteStream(url) as stream:
-            stream.open()
+            stream.look()
 
 
 def read_bytes(url: str) -> bytes:
@@ -183,22 +190,25 @@ def list_tars(url: str) -> list[str]:
     return sorted(system.unstrip_protocol(tar) for tar in system.glob(f"{path.rstrip('/')}/*.tar"))
 
 
-def _connector(url: str) -> Callable[[str, int], Connection]:
+def _connector(url: str) -> Callable[[str, int, int | None], Connection]:
     if url.startswith("pipe:"):
         return _pipe
     return _http if url.startswith(("http://", "https://")) else _fsspec
 
 
-def _http(url: str, position: int) -> Connection:
+def _http(url: str, position: int, n: int | None = None) -> Connection:
+    """From `position` on: all, or no more than n bytes where the server knows ranges."""
     # identity: a position in compressed bytes would be another one.
     headers = {"User-Agent": "whispertag", "Accept-Encoding": "identity"}
-    headers |= {"Range": f"bytes={position}-"} if position else {}
+    headers |= {"Range": f"bytes={position}-{position + n - 1 if n else ''}"} if position or n else {}
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in LATER:
             raise
+        if error.code == 416 and position == 0:  # an empty file has no first byte
+            return _http(url, 0)
         raise Missing(f"missing shard {url} ({error.code} {error.reason})") from error
     except ValueError as error:  # also a certificate that is not valid, which no retry mends
         raise ShardError(f"{url}: {error}") from error
@@ -212,7 +222,7 @@ def _http(url: str, position: int) -> Connection:
     return Connection(response.read1, response.close, start, Version(size, tag))
 
 
-def _fsspec(url: str, position: int) -> Connection:
+def _fsspec(url: str, position: int, n: int | None = None) -> Connection:
     system, path = _file_system(url)
     try:
         info, stream = system.info(path), system.open(path, "rb")
@@ -240,7 +250,7 @@ def _file_system(url: str) -> tuple[Any, str]:
     return system, path
 
 
-def _pipe(url: str, position: int) -> Connection:
+def _pipe(url: str, position: int, n: int | None = None) -> Connection:
     command = Command(url.removeprefix("pipe:"))
     return Connection(command.read, command.close, 0, Version())
 

@@ -1,0 +1,429 @@
+"""Shards from elsewhere: each clip once however the connection breaks; the cache keeps its bound."""
+
+import hashlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import write_shards_of
+from whispertag.data import remote
+from whispertag.data.cache import ShardCache
+from whispertag.data.module import ClipData
+from whispertag.data.remote import BrokenOff, Missing, RemoteStream
+from whispertag.data.shards import ShardError, find_shards
+from whispertag.labels import ClassTable
+
+CLASSES = ClassTable(("a", "b", "c"))
+N_CLIPS = 60
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a folder on loopback, as badly as it is told to.
+
+    drop, busy  shares of requests: broken off in the middle, answered with 503
+    ranges      whether it knows range requests; sized: whether it tells Content-Length and ETag
+    pause       seconds after every 4 KiB
+    stop_at     no connection gets beyond this byte of a file whose name holds `victim`; hang: it goes silent there
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder, self.url = folder, f"http://127.0.0.1:{self.server_address[1]}"
+        self.drop = self.busy = self.pause = 0.0
+        self.ranges, self.sized, self.hang, self.victim, self.stop_at = True, True, False, "", None
+        self.rng, self.requests, self.dropped, self.refused, self.sent = random.Random(0), [], 0, 0, 0
+        self.etag = ""
+
+    def handle_error(self, *_):
+        pass  # a client that went away
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self) -> None:
+        it = self.server
+        it.requests.append(self.path)
+        path = it.folder / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        if it.rng.random() < it.busy:
+            it.refused += 1
+            self.send_response(503)
+            self.send_header("Retry-After", "0")
+            self.end_headers()
+            return
+        data = path.read_bytes()
+        asked = self.headers.get("Range") if it.ranges else None
+        first, _, last = asked.removeprefix("bytes=").partition("-") if asked else ("0", "", "")
+        start, stop = int(first), int(last) + 1 if last else len(data)
+        self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+        if it.sized:
+            self.send_header("Content-Length", str(stop - start))
+            self.send_header("ETag", it.etag + hashlib.md5(data).hexdigest())
+        self.end_headers()
+        end = stop
+        if it.rng.random() < it.drop and not last:
+            it.dropped += 1
+            end = it.rng.randrange(start, stop)
+        if it.stop_at is not None and it.victim in self.path:
+            end = min(end, it.stop_at)
+        for at in range(start, end, 4096):
+            chunk = data[at : min(at + 4096, end)]
+            it.sent += len(chunk)
+            self.wfile.write(chunk)
+            time.sleep(it.pause)
+        if end < stop and it.hang:
+            time.sleep(3)
+        elif end < stop and it.rng.random() < 0.5:  # reset, not closed in order
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.002)
+    monkeypatch.setattr(remote, "LONGEST_WAIT", 0.05)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    return write_shards_of(tmp_path_factory.mktemp("served") / "s", [["a"]] * N_CLIPS, clips_per_shard=3, seconds=0.2)
+
+
+@pytest.fixture
+def server(folder):
+    with Server(folder) as running:
+        yield running
+
+
+def stream(*places, **options) -> ClipData:
+    options = {"classes": CLASSES, "clip_seconds": 0.2, "workers": 0, "batch_size": 4} | options
+    return ClipData(places, places, **options)
+
+
+def keys(data: ClipData) -> list[str]:
+    return sorted(key.rsplit(":", 1)[1] for batch in data.val_dataloader() for key in batch["key"])
+
+
+ALL = [f"clip{i:03d}" for i in range(N_CLIPS)]
+SHARD = "test-000001.tar"
+
+
+# ---- streams
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_validation_hears_each_clip_once_over_a_bad_line(server, workers):
+    server.drop, server.pause = 0.02, 0.002
+    data = stream(server.url, workers=workers)
+    while not server.dropped:  # 2 % of 21 requests may be none
+        assert keys(data) == ALL
+    server.drop, server.busy, server.pause = 0.3, 0.1, 0
+    assert keys(data) == ALL
+    server.ranges = False
+    assert keys(data) == ALL
+    assert server.dropped > 5 and server.refused
+    assert not data.bad.read()
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_fewer_shards_than_workers_share_the_clips_of_a_bad_line(server, workers):
+    server.drop = 0.3
+    data = stream(f"{server.url}/test-00000{{0..1}}.tar", workers=workers)
+    assert keys(data) == ALL[:6]
+
+
+@pytest.mark.parametrize(("ranges", "sized"), [(True, True), (False, True), (True, False)])
+def test_a_stream_goes_on_where_it_was(server, folder, ranges, sized):
+    """Without Content-Length the end looks like a break, so nothing is broken off there."""
+    server.ranges, server.sized, server.drop = ranges, sized, 0.7 if sized else 0
+    whole = (folder / SHARD).read_bytes()
+    with RemoteStream(f"{server.url}/{SHARD}", retries=50) as opened:
+        assert opened.readall() == whole
+    assert server.sent < 2 * len(whole) or not ranges
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(server, folder):
+    opened = RemoteStream(f"{server.url}/{SHARD}")
+    server.stop_at = 5000
+    assert len(opened.read(100)) == 100
+    server.etag, server.stop_at = "new", None
+    with pytest.raises(ShardError, match=f"{SHARD} changed while it was read"):
+        opened.readall()
+    with pytest.raises(ShardError, match="changed"):
+        opened.read(1)
+
+
+def test_a_shard_that_breaks_off_for_good_loses_only_what_could_not_be_read(server, folder):
+    server.victim, server.stop_at = SHARD, (folder / SHARD).stat().st_size // 2
+    data = stream(server.url, retries=2)
+    got = keys(data)
+    assert {*ALL[:3], *ALL[6:]} < set(got) and len(got) in (N_CLIPS - 2, N_CLIPS - 1)
+    bad = data.bad.read()
+    assert "given up after 2 retries" in bad.pop(f"{server.url}/{SHARD}")
+    assert len(bad) == N_CLIPS - len(got) and all(name.startswith(f"{server.url}/{SHARD}:") for name in bad)
+    assert len([path for path in server.requests if SHARD in path]) == 3
+
+
+def test_a_server_that_goes_silent_is_left(server, monkeypatch):
+    monkeypatch.setattr(remote, "TIMEOUT", 0.1)
+    server.hang, server.stop_at = True, 3000
+    with pytest.raises(BrokenOff, match="timed out"):
+        RemoteStream(f"{server.url}/{SHARD}", retries=1).readall()
+
+
+def test_what_is_missing_is_said_at_once(server):
+    with pytest.raises(Missing, match=r"missing shard http.*x\.tar \(404 Not Found\)"):
+        find_shards([f"{server.url}/x.tar"])
+    assert server.requests == ["/x.tar"], "no retries"
+    with pytest.raises(ShardError, match=r"neither a manifest\.json nor"):
+        find_shards([f"{server.url}/nothing/here"])
+    data = stream(f"{server.url}/test-{{000000..000099}}.tar")
+    with pytest.raises(Missing, match=r"missing shard .*test-000020\.tar"):
+        keys(data)
+
+
+def test_a_server_is_asked_again_when_it_says(server, monkeypatch):
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    error = remote.urllib.error.HTTPError("u", 429, "Too Many Requests", {"Retry-After": "7"}, None)
+    answers = [error, ConnectionError("reset"), ConnectionError("reset")]
+
+    def connect(*_):
+        raise answers.pop(0)
+
+    opened = RemoteStream("http://x", retries=2)
+    opened._connect = connect
+    with pytest.raises(BrokenOff, match="reset"):
+        opened.open()
+    assert waits[0] == 7 and 0.004 <= waits[1] <= 0.008
+
+
+def test_manifests_are_read_remotely(server):
+    shards = find_shards([server.url])
+    assert server.requests == ["/manifest.json"], "20 shards are not asked for one by one"
+    assert (len(shards), shards[0].path, shards[0].clips) == (20, f"{server.url}/test-000000.tar", 3)
+    data = stream(server.url)
+    assert data.train_clips == N_CLIPS and data.train_labels == {"a": N_CLIPS}
+
+
+# ---- commands and file systems
+
+
+def test_pipes_are_read_and_their_exit_status_counts(folder, tmp_path):
+    assert keys(stream(f"pipe:cat {folder}/test-{{000000..000019}}.tar", workers=2)) == ALL
+    flaky = f"test -e tried && cat {folder}/{SHARD} || (touch tried; head -c 9000 {folder}/{SHARD}; exit 3)"
+    assert keys(stream(f"pipe:{flaky}")) == ALL[3:6]
+    data = stream(f"pipe:head -c 9000 {folder}/{SHARD}; exit 3", retries=1)
+    assert set(keys(data)) < set(ALL[3:6])
+    assert any("exit status 3; given up after 1 retries" in reason for reason in data.bad.read().values())
+    Path("tried").unlink()
+    other = "test -e tried && head -c 9999 /dev/zero || (touch tried; head -c 9000 /dev/urandom; exit 3)"
+    with pytest.raises(ShardError, match="gives other bytes than when it was first read"):
+        RemoteStream(f"pipe:{other}").readall()
+
+
+def test_a_command_that_hangs_is_ended_with_all_it_started(monkeypatch):
+    monkeypatch.setattr(remote, "TIMEOUT", 0.1)
+    with pytest.raises(BrokenOff, match="nothing for"):
+        RemoteStream("pipe:sleep 30 & echo $! >pid; wait", retries=0).readall()
+    status = Path("/proc") / Path("pid").read_text().strip() / "status"
+    for _ in range(100):  # until the system has buried it
+        if not status.exists() or "Z (zombie)" in status.read_text():
+            break
+        time.sleep(0.02)
+    else:
+        pytest.fail("the command's child goes on")
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+def test_whatever_fsspec_knows_is_read(folder, manifest):
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        if manifest or path.suffix == ".tar":
+            store.pipe(f"/bucket{manifest}/{path.name}", path.read_bytes())
+    assert keys(stream(f"memory://bucket{manifest}", workers=2)) == ALL
+    assert keys(stream(f"memory://bucket{manifest}/{SHARD}")) == ALL[3:6]
+    with pytest.raises(Missing, match=r"missing shard memory://bucket.*/x\.tar"):
+        find_shards([f"memory://bucket{manifest}/x.tar"])
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "extra"), [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gs"), ("hf", "huggingface_hub", "hub")]
+)
+def test_a_library_that_is_not_there_is_named(monkeypatch, scheme, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        ShardError, match=rf"^{scheme}://b/x\.tar: {scheme}:// needs pip install 'whispertag\[{extra}\]'$"
+    ):
+        find_shards([f"{scheme}://b/x.tar"])
+    with pytest.raises(ShardError, match="Protocol not known"):
+        find_shards(["nonsense://b/x.tar"])
+
+
+def test_streams_are_closed_with_their_shards(folder, server):
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    for place in (str(folder), server.url, f"pipe:cat {folder}/{SHARD}"):
+        data, before, most = stream(place, batch_size=1), opened(), 0
+        for _ in data.val_dataloader():
+            most = max(most, opened() - before)
+        assert most <= 6, "20 shards were read"
+        for _ in range(100):  # the server, in this process, closes a little later
+            if opened() <= before:
+                break
+            time.sleep(0.01)
+        else:
+            pytest.fail(f"{opened() - before} more are open than before")
+
+
+# ---- the cache
+
+
+def held(cache: Path) -> int:
+    return sum(path.stat().st_size for path in cache.glob("*-*.*"))
+
+
+@contextmanager
+def watched(cache: Path):
+    """The most that the folder held at any time, in a list."""
+    most, done = [0], threading.Event()
+
+    def watch():
+        while not done.wait(0.002):
+            with suppress(FileNotFoundError):
+                most.append(held(cache))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield most
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_cache_keeps_its_bound_and_spares_downloads(server, folder, tmp_path, workers):
+    size = max(path.stat().st_size for path in folder.glob("*.tar"))
+    server.drop = 0.2
+    bounded = stream(server.url, workers=workers, cache=tmp_path / "few", cache_gb=5.5 * size / 1e9)
+    with watched(tmp_path / "few") as most:
+        assert keys(bounded) == keys(bounded) == ALL
+    assert 4 * size < max(most) <= 5.5 * size
+    ample = stream(server.url, workers=workers, cache=tmp_path / "all")
+    assert keys(ample) == ALL
+    sent = server.sent
+    assert keys(ample) == ALL
+    assert server.sent - sent == 20, "a look at each, and no more"
+    server.shutdown()
+    server.server_close()
+    assert keys(ample) == ALL, "copies serve where the server does not"
+    names = [path.name for path in (tmp_path / "all").iterdir() if path.name != ".lock"]
+    assert len(names) == 20 and all(name.endswith(".shard") for name in names)
+
+
+def test_names_in_the_cache_stay_in_it_and_differ(server, folder, tmp_path):
+    cache = ShardCache(tmp_path / "c")
+    for url in (
+        f"{server.url}/{SHARD}",
+        f"{server.url}/./{SHARD}",
+        f"{server.url}/../../{SHARD}?../../x",
+        "pipe:echo ../x",
+    ):
+        with suppress(Missing):
+            cache.open(url).close()
+    assert {path.name for path in tmp_path.iterdir()} <= {"c"}
+    assert len(list((tmp_path / "c").glob("*.shard"))) == 3
+
+
+def test_a_shard_that_changed_is_fetched_anew(server, folder, tmp_path):
+    cache = ShardCache(tmp_path / "c")
+    for etag in ("", "", "new"):
+        server.etag = etag
+        with cache.open(f"{server.url}/{SHARD}") as copy:
+            assert copy.read() == (folder / SHARD).read_bytes()
+    assert len(list((tmp_path / "c").glob("*.shard"))) == 2
+
+
+def test_the_least_recently_used_go_and_what_is_read_stays(server, folder, tmp_path):
+    size = max(path.stat().st_size for path in folder.glob("*.tar"))
+    cache = ShardCache(tmp_path / "c", 3.2 * size / 1e9)
+    names = [f"{server.url}/test-00000{i}.tar" for i in range(6)]
+    first = cache.open(names[0])  # stays open
+    for i in (1, 2, 1, 3, 4):
+        cache.open(names[i]).close()
+        time.sleep(0.01)
+    cache.open(names[4]).close()
+    assert first.read() == (folder / "test-000000.tar").read_bytes()
+    kept = {path.name.split("-")[0] for path in (tmp_path / "c").glob("*.shard")}
+    assert kept == {hashlib.sha256(names[i].encode()).hexdigest()[:32] for i in (0, 3, 4)}
+    tiny = ShardCache(tmp_path / "t", 1e-9)
+    with tiny.open(names[5]) as past:
+        assert past.read() == (folder / "test-000005.tar").read_bytes(), "no room: read past the cache"
+    with tiny.open(f"pipe:cat {folder}/{SHARD}") as past:
+        assert past.read() == (folder / SHARD).read_bytes()
+    assert held(tmp_path / "t") == 0
+
+
+def test_a_download_that_breaks_off_is_used_as_far_as_it_goes(server, folder, tmp_path):
+    server.victim, server.stop_at = SHARD, (folder / SHARD).stat().st_size // 2
+    data = stream(server.url, retries=1, cache=tmp_path / "c")
+    got = keys(data)
+    assert N_CLIPS - 2 <= len(got) < N_CLIPS and len(data.bad.read()) == 1 + N_CLIPS - len(got)
+    assert len(list((tmp_path / "c").glob("*.shard"))) == 19 and not list((tmp_path / "c").glob("*.part"))
+
+
+DOWNLOAD = """
+import sys
+from whispertag.data.cache import ShardCache
+sys.stdout.write(str(len(ShardCache(sys.argv[1]).open(sys.argv[2]).read())))
+"""
+
+
+def test_a_killed_download_leaves_no_half_file_and_one_file_is_fetched_once(server, folder, tmp_path):
+    url, size = f"{server.url}/{SHARD}", (folder / SHARD).stat().st_size
+    command = [sys.executable, "-c", DOWNLOAD, str(tmp_path / "c"), url]
+    server.pause = 0.2
+    killed = subprocess.Popen(command)
+    while not server.sent:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    killed.kill()
+    killed.wait()
+    assert [path.suffix for path in (tmp_path / "c").glob("*-*.*")] == [".part"]
+    server.pause, server.sent = 0.05, 0
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0] for process in both] == [str(size)] * 2
+    assert server.sent < size + 10, "by one of them"
+    (whole,) = (tmp_path / "c").glob("*-*.*")
+    assert whole.read_bytes() == (folder / SHARD).read_bytes()
