@@ -106,7 +106,8 @@ def _decode_with_av(data: bytes, span: tuple[float, float] | None) -> tuple[np.n
         if span:
             container.seek(round(start * av.time_base))  # to where decoding can begin, at or before it
         planar = av.AudioResampler(format="fltp")
-        rate, parts, began, held = 0, [], 0.0, 0
+        rate, began, held = 0, 0.0, 0
+        parts: list[np.ndarray] = []
         for frame in container.decode(audio=0):
             if span and (frame.time is None or frame.time >= end):
                 break

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -144,7 +144,7 @@ def _make(job: Job, folder: Path, options: dict[str, Any]) -> Manifest:
     return part
 
 
-def _results(jobs: list[Job], workers: int | None) -> Iterator[tuple[Job, Manifest]]:
+def _results(jobs: list[Job], workers: int | None) -> Generator[tuple[Job, Manifest], None, None]:
     """Jobs and what they gave, in the order of their ends. Closing it stops the jobs in hand after the clip in hand."""
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers < 2:

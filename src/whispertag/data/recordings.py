@@ -51,9 +51,16 @@ class Recording:
     name: str = ""
     segment: tuple[float, float] | None = None
 
+    @property
+    def where(self) -> str:
+        return f"{self.path}:{self.name}" if self.name else self.path
+
     def read(self) -> tuple[np.ndarray, None]:
         data = self._bytes()
-        return read_wave(data, self._span(data)), None
+        try:
+            return read_wave(data, self._span(data)), None
+        except AudioError as error:
+            raise AudioError(f"{self.where}: {error}") from error
 
     def encoded(self) -> tuple[bytes, str] | None:
         data, extension = self._bytes(), PurePath(self.name or self.path).suffix[1:].lower()
@@ -77,7 +84,7 @@ class Recording:
             file.seek(self.offset)
             data = file.read(-1 if self.size is None else self.size)
         if self.size is not None and len(data) < self.size:
-            raise AudioError(f"{self.path} ends within it")
+            raise AudioError(f"{self.where}: the tar ends within it")
         return data
 
 

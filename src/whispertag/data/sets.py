@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
 from os import PathLike
@@ -84,7 +85,7 @@ def audioset(root: str | PathLike[str], subset: str, n_train: int | None = None,
 
 def _shards_for(
     clips: list[Clip], folder: str | PathLike[str], made_by: dict[str, Any], max_bad: int
-) -> tuple[Path, partial[None]]:
+) -> tuple[Path, Callable[[], Any]]:
     """→ (where the shards of these clips belong, what makes them).
 
     The folder is named by everything that defines its contents, so a changed csv or recording

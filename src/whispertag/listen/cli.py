@@ -1,0 +1,29 @@
+"""The command `whispertag`: see `whispertag --help`. What takes seconds to import is imported when it is needed."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from whispertag.listen import datasets
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """→ exit code: 0 done, 1 an error (one line on stderr), 2 wrong usage (argparse), 130 Ctrl-C."""
+    parser = argparse.ArgumentParser("whispertag", description="Sounds and words, heard by one frozen Whisper.")
+    datasets.add_commands(parser.add_subparsers(metavar="COMMAND", required=True))
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:  # ShardError is a RuntimeError
+        print(f"whispertag: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

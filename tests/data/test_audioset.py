@@ -1,0 +1,298 @@
+"""AudioSet in every layout people have it in → clips: found by name, labelled, cut; what cannot be used says why."""
+
+import io
+import json
+import random
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile
+
+from whispertag.audio import AudioError
+from whispertag.data.archives import list_labelled_tars, list_parquet, list_tars
+from whispertag.data.audioset import find_id, list_csv, read_segments
+from whispertag.data.convert import make_shard
+from whispertag.data.recordings import Unusable
+from whispertag.data.shards import Manifest
+from whispertag.labels import ClassTable
+
+AUDIOSET = ClassTable.audioset()
+SPEECH, MUSIC, DOG = "/m/09x0r", "/m/04rlf", "/m/0bt9lr"
+IDS = ("--4gqARaEJE", "_0aBcDeFgHi", "Yab_cdef-12", "zzzzzzzzzzz")
+CSV = f"""# Segments csv created Sun Mar  5 10:54:31 2017
+# num_ytids=4, num_segs=4, num_unique_labels=3, num_positive_labels=5
+# YTID, start_seconds, end_seconds, positive_labels
+{IDS[0]}, 0.000, 10.000, "{SPEECH},{MUSIC}"
+{IDS[1]}, 30.000, 40.000, "{DOG}"
+{IDS[2]}, 20.000, 30.000, "{SPEECH}"
+{IDS[3]}, 5.000, 15.000, "{MUSIC}"
+"""
+
+
+def audio(seconds: float = 0.2, kind: str = "FLAC", rate: int = 16_000, hz: float = 440.0) -> bytes:
+    """A tone an octave higher in every second, so that a cut can be told."""
+    time_S = np.arange(int(seconds * rate)) / rate
+    file = io.BytesIO()
+    soundfile.write(file, 0.3 * np.sin(2 * np.pi * hz * time_S), rate, format=kind)
+    return file.getvalue()
+
+
+def write_csv(folder, text: str = CSV, name: str = "balanced_train_segments.csv"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def write_files(folder, files: dict[str, bytes]):
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def write_tar(path, files: dict[str, bytes]):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def write_parquet(path, rows: list[dict], group: int = 2):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
+    return path
+
+
+def why(clip) -> str:
+    with pytest.raises(AudioError) as error:
+        clip.read()
+    return str(error.value)
+
+
+def test_googles_csv_is_read_with_names_for_mids(tmp_path):
+    segments = read_segments([write_csv(tmp_path)], AUDIOSET)
+    assert list(segments) == list(IDS)
+    first = segments[IDS[0]]
+    assert (first.split, first.start, first.end, first.labels) == ("balanced_train", 0, 10, ["Speech", "Music"])
+
+
+def test_labels_may_be_names_or_indices_and_a_header_row_is_no_clip(tmp_path):
+    table = write_csv(tmp_path, 'YTID,start_seconds,end_seconds,positive_labels\na,0,10,Speech\nb,0,10,"0,137"\n')
+    assert [s.labels for s in read_segments([table], AUDIOSET).values()] == [["Speech"], ["Speech", "Music"]]
+
+
+@pytest.mark.parametrize("row, problem", [
+    ('x, 0, 10, "/m/09x0r,/m/nonsense"', "unknown class '/m/nonsense'"),
+    ("x, zero, 10, /m/09x0r", "could not convert string to float: 'zero'"),
+    ("x, 10, 0, /m/09x0r", "from 10 to 0 s"),
+    ("x, nan, 10, /m/09x0r", "from nan to 10 s"),
+    ("x, 10", "only 2 columns"),
+    (f"{IDS[0]}, 50, 60, /m/09x0r", f"{IDS[0]} stands in the csv files before"),
+])  # fmt: skip
+def test_rows_without_sense_become_clips_that_say_why(tmp_path, row, problem):
+    table = write_csv(tmp_path / "csv", CSV + row + "\n")
+    clips = list_csv([table], write_files(tmp_path / "audio", {f"{IDS[0]}.flac": audio(), "x.flac": audio()}), AUDIOSET)
+    good, bad = clips
+    assert good.key == IDS[0] and good.read()[0].size == 3200
+    assert problem in why(bad)
+
+
+def test_a_file_that_is_no_such_csv_is_named(tmp_path):
+    for text in ("", "# only\n# comments\n", "filename,labels\na.wav,Speech\n", "\0\0\1"):
+        with pytest.raises(ValueError, match=r"balanced_train_segments\.csv: n"):
+            read_segments([write_csv(tmp_path, text)], AUDIOSET)
+
+
+@pytest.mark.parametrize("name, found", [
+    (IDS[0], (IDS[0], None)),
+    ("Y" + IDS[0], (IDS[0], None)),
+    (IDS[2], (IDS[2], None)),
+    ("Y" + IDS[2], (IDS[2], None)),
+    (f"{IDS[1]}_30", (IDS[1], 30)),
+    (f"{IDS[1]}_30000", (IDS[1], 30_000)),
+    (f"Y{IDS[1]}_30.000_40.000", (IDS[1], 30)),
+    (f"{IDS[2]}_20000_30000", (IDS[2], 20_000)),
+    ("another_30", None),
+    ("", None),
+])  # fmt: skip
+def test_names_tell_the_id_and_the_start(name, found):
+    assert find_id(name, dict.fromkeys(IDS)) == found
+
+
+def test_recordings_are_found_anywhere_and_in_the_csvs_order(tmp_path):
+    files = {f"b/{IDS[0]}_0_10.wav": audio(kind="WAV"), f"a/Y{IDS[2]}_20000.ogg": audio(kind="OGG"), "note.txt": b"x"}
+    clips = list_csv([write_csv(tmp_path)], write_files(tmp_path / "audio", files), AUDIOSET)
+    assert [(c.key, c.split, c.labels) for c in clips] == [
+        (IDS[0], "balanced_train", ["Speech", "Music"]),
+        (IDS[2], "balanced_train", ["Speech"]),
+    ]
+    with pytest.raises(ValueError, match=r"no recording of any of the 4 ids, such as --4gqARaEJE\.flac"):
+        list_csv([write_csv(tmp_path)], write_files(tmp_path / "other", {"unknown.flac": audio()}), AUDIOSET)
+
+
+def test_a_whole_video_is_cut_and_a_segment_is_not(tmp_path):
+    rate = 8_000
+    steps_S = np.repeat(np.arange(45) / 50, rate)
+    soundfile.write(tmp_path / f"{IDS[1]}.flac", steps_S, rate)  # second t has the value t / 50
+    soundfile.write(tmp_path / f"Y{IDS[2]}.wav", steps_S[: 10 * rate], rate)
+    soundfile.write(tmp_path / f"{IDS[0]}_0.flac", steps_S, rate)  # bears its start: never cut
+    soundfile.write(tmp_path / f"{IDS[3]}.flac", steps_S[: 12 * rate], rate)
+    clips = {c.key: c for c in list_csv([write_csv(tmp_path)], tmp_path, AUDIOSET)}
+    cut_S, _ = clips[IDS[1]].read()
+    assert cut_S.size == 160_000
+    np.testing.assert_allclose(cut_S.reshape(10, 16_000)[:, 8_000], np.arange(30, 40) / 50, atol=1e-3)
+    assert clips[IDS[2]].read()[0].size == 160_000 and clips[IDS[0]].read()[0].size == 45 * 16_000
+    assert "12.0 s are neither the segment of 10 s nor a video up to 15 s" in why(clips[IDS[3]])
+    assert clips[IDS[1]].audio.encoded() is None, "what is cut cannot be kept as it is"
+    assert clips[IDS[2]].audio.encoded() == ((tmp_path / f"Y{IDS[2]}.wav").read_bytes(), "wav")
+
+
+def test_a_recording_of_another_part_of_the_video_is_not_taken(tmp_path):
+    files = {f"a/{IDS[1]}_90_100.flac": audio(), f"b/{IDS[0]}_90.flac": audio(), f"c/{IDS[0]}.flac": audio()}
+    clips = list_csv([write_csv(tmp_path)], write_files(tmp_path / "audio", files), AUDIOSET)
+    assert clips[0].read()[0].size == 3200
+    assert "begins at 90 by its name, its segment at 30 s" in why(clips[1])
+
+
+def test_tars_labelled_by_the_csv(tmp_path):
+    write_tar(tmp_path / "t" / "bal_train00.tar", {f"x/{IDS[1]}.flac": audio(0.3), "unlisted.flac": audio()})
+    write_tar(tmp_path / "t" / "bal_train01.tar", {f"{IDS[0]}.flac": audio(0.2, rate=48_000)})
+    clips = list_tars([tmp_path / "t"], [write_csv(tmp_path)], AUDIOSET)
+    assert [(c.key, c.labels, c.read()[0].size) for c in clips] == [
+        (IDS[1], ["Dog"], 4800),
+        (IDS[0], ["Speech", "Music"], 3200),
+    ]
+
+
+@pytest.mark.parametrize("key, labels", [("label", ["Speech", "Music"]), ("tag", "Speech"), ("label_id", [0, 137])])
+def test_tars_with_a_json_beside_each_recording(tmp_path, key, labels):
+    files = {"a.wav": audio(kind="WAV"), "a.json": json.dumps({key: labels, "text": "…"}).encode(), "b.flac": audio()}
+    files |= {"c.flac": audio(), "c.json": b"{", "d.flac": audio(), "d.json": b'{"%s": ["Nonsense"]}' % key.encode()}
+    clips = {c.key: c for c in list_labelled_tars([write_tar(tmp_path / "0.tar", files)], key, AUDIOSET, "train")}
+    wave_S, names = clips["a"].read()
+    assert (wave_S.size, names) == (3200, ["Speech", "Music"] if isinstance(labels, list) else ["Speech"])
+    assert why(clips["b"]) == "no json beside it"
+    assert "Expecting property name" in why(clips["c"])
+    assert "unknown class 'Nonsense'" in why(clips["d"])
+    (other, *_) = list_labelled_tars([tmp_path / "0.tar"], "sounds", AUDIOSET, "train")
+    assert "its json has no key 'sounds'" in why(other)
+
+
+def test_path_tricks_in_a_tar_leave_nothing_outside(tmp_path):
+    path = write_tar(tmp_path / "t.tar", {"../../up.flac": audio(), "/abs.flac": audio(), "..flac": audio()})
+    with tarfile.open(path, "a") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            member = tarfile.TarInfo(f"{kind.decode()}.flac")
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+    texts = {f"{stem}.json": b'{"label": "Speech"}' for stem in ("../../up", "/abs", ".")}
+    with tarfile.open(path, "a") as tar:
+        for name, data in texts.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    clips = list_labelled_tars([path], "label", AUDIOSET, "train")
+    assert len(clips) == 3
+    part = make_shard(tmp_path / "out.tar", clips, keep=False)
+    assert part.shards[0]["clips"] == 3
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        assert all("/" not in name and not name.startswith(".") for name in tar.getnames()), tar.getnames()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.tar", "t.tar"]
+
+
+def test_parquet_with_audio_as_bytes_or_struct(tmp_path):
+    pytest.importorskip("pyarrow")
+    rows = [{"video_id": id, "labels": [SPEECH], "human_labels": ["Speech"]} for id in IDS[:3]]
+    lengths = [1600, 3200, 4800]
+    for nested in (False, True):
+        data = [audio(n / 16_000) for n in lengths]
+        full = [
+            row | {"audio": {"bytes": d, "path": f"{row['video_id']}.flac"} if nested else d}
+            for row, d in zip(rows, data)
+        ]
+        clips = list_parquet([write_parquet(tmp_path / str(nested) / "0.parquet", full)], AUDIOSET, "bal_train")
+        assert [(c.key, c.split, c.labels) for c in clips] == [(id, "bal_train", ["Speech"]) for id in IDS[:3]]
+        for order in ((0, 1, 2), (2, 0, 1), (1, 1, 0)):
+            assert [clips[i].read()[0].size for i in order] == [lengths[i] for i in order]
+        assert clips[2].audio.encoded() == (data[2], "flac")
+    clips = list_parquet([tmp_path / "True"], AUDIOSET, "x", [write_csv(tmp_path)])
+    assert (clips[0].split, clips[0].labels) == ("balanced_train", ["Speech", "Music"])
+
+
+def test_parquet_without_the_columns_or_the_library_is_named(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "0.parquet", [{"id": "x"}])
+    with pytest.raises(ValueError, match=r"0\.parquet: no column 'video_id', only id"):
+        list_parquet([path], AUDIOSET, "train")
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"pip install 'whispertag\[parquet\]'"):
+        list_parquet([path], AUDIOSET, "train")
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """Bits flipped, the end cut off, a hole of zeros or of noise."""
+    made, at = bytearray(data), rng.randrange(len(data))
+    kind = rng.randrange(4)
+    if kind == 0:
+        for _ in range(rng.choice((1, 8, 200))):
+            made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        del made[at:]
+    else:
+        made[at : at + 600] = bytes(600) if kind == 2 else rng.randbytes(600)
+    return bytes(made)
+
+
+@pytest.mark.parametrize("layout", ["tar", "parquet", "csv", "audio"])
+def test_what_is_damaged_is_named_and_nothing_crashes(tmp_path, layout):
+    """140 damaged files of each layout: every clip is in the shard, or its loss has a name."""
+    rng = random.Random(layout)
+    texts = {f"{id}.json": b'{"label": ["Speech"]}' for id in IDS}
+    whole = {name: data for id in IDS for name, data in ((f"{id}.flac", audio()), (f"{id}.json", texts[f"{id}.json"]))}
+    if layout == "tar":
+        data = write_tar(tmp_path / "whole.tar", whole).read_bytes()
+    elif layout == "parquet":
+        rows = [{"video_id": id, "audio": audio(), "labels": [SPEECH]} for id in IDS]
+        data = write_parquet(tmp_path / "whole.parquet", rows).read_bytes()
+    else:
+        data = CSV.encode() if layout == "csv" else audio()
+    lost = 0
+    for i in range(140):
+        folder = tmp_path / str(i)
+        broken = write_files(folder, {f"x.{layout}": damaged(data, rng)}) / f"x.{layout}"
+        try:
+            if layout == "tar":
+                clips = list_labelled_tars([broken], "label", AUDIOSET, "train")
+            elif layout == "parquet":
+                clips = list_parquet([broken], AUDIOSET, "train")
+            else:
+                table = broken if layout == "csv" else write_csv(folder)
+                sound = write_files(folder, {f"{id}.flac": audio() for id in IDS[1:]})
+                (sound / f"{IDS[0]}.flac").write_bytes(broken.read_bytes() if layout == "audio" else audio())
+                clips = list_csv([table], sound, AUDIOSET)
+        except ValueError as error:
+            assert f"x.{layout}" in str(error) or str(folder) in str(error)
+            lost += 1
+            continue
+        before = set(tmp_path.rglob("*"))
+        part = make_shard(folder / "out.tar", clips, keep=False)
+        assert set(tmp_path.rglob("*")) - before <= {folder / "out.tar"}
+        kept = Manifest(part.shards).clips
+        assert kept + len(part.skipped) == len(clips)
+        lost += bool(part.skipped)
+        if layout in ("tar", "parquet", "audio") and kept < len(IDS):
+            assert part.skipped, f"{len(IDS) - kept} clips were lost without a word"
+    assert lost > 40
+
+
+def test_what_cannot_be_read_is_a_clip_that_raises_with_or_without_keep():
+    for use in (Unusable("because").read, Unusable("because").encoded):
+        with pytest.raises(AudioError, match="because"):
+            use()
