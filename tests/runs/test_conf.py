@@ -46,7 +46,13 @@ def the_command(group: str, option: str) -> list[str]:
 
 def test_there_is_no_group_without_a_file_and_no_file_outside_a_group():
     assert {group for group, _ in FILES} == set(GROUPS)
-    assert {p.name for p in CONF.iterdir()} == {*GROUPS, "hydra", "config.yaml", "extract.yaml", *(f"{s}.yaml" for s in STUDIES)}
+    assert {p.name for p in CONF.iterdir()} == {
+        *GROUPS,
+        "hydra",
+        "config.yaml",
+        "extract.yaml",
+        *(f"{s}.yaml" for s in STUDIES),
+    }
 
 
 def test_extract_takes_what_train_takes():

@@ -29,11 +29,12 @@ class OpenPart:
                 self.scale_LD, self.offset_LD = (
                     file.get_tensor(name) if quantised else None for name in ("scale_LD", "offset_LD")
                 )
-            self.keys = [f"{part.shard}:{key}" for key in json.loads(header["keys"])]
-            self._labels = json.loads(header["labels"])
+            clips = json.loads(header["clips"])
+            self.keys = [f"{part.shard}:{key}" for key, _ in clips]
+            self._labels: list[list[str]] = [names for _, names in clips]
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise ShardError(f"{part.path}: cannot be read ({error}); delete it and run extract.py again") from error
-        if not part.clips == len(self.keys) == len(self._labels) == len(self.states_NLTD):
+        if not part.clips == len(self.keys) == len(self.states_NLTD):
             raise ShardError(f"{part.path}: not the file its json tells of; delete both and run extract.py again")
         self._classes = classes
 

@@ -3,7 +3,7 @@
 The clips of one audio shard, in its order, lie in one or more parts, each a safetensors file:
     states_NLTD            float32 or float16, or int8 with
     offset_LD, scale_LD    float32: a state is offset + scale · int8, for each layer and channel of this part
-    keys, labels           in the header: of each clip its key and the names of its classes
+    clips                  in the header: of each clip its key and the names of its classes
 When all parts are there a json beside them says so; without it the shard is not done. All lie in a folder named by what
 defines the states, and a shard's files are named by what the shard is, so stale features cannot be read.
 """
@@ -173,7 +173,8 @@ class ShardFeatures:
                 f"{self.shard.path}: states that are not finite: take features.precision=float32 or model.dtype=float32"
             )
         path = self.store.file(self.shard, f".{len(self._parts):03d}.safetensors")
-        header = {"keys": json.dumps(self._keys), "labels": json.dumps(self._labels)}
+        # One entry: of several, safetensors draws the order, and the bytes would not be the same again.
+        header = {"clips": json.dumps(list(zip(self._keys, self._labels, strict=True)))}
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             save_file(encode(states_NLTD, self.store.definition.precision), part, metadata=header)

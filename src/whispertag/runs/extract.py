@@ -62,7 +62,7 @@ class Extraction(LightningModule):
 
     def show(self) -> None:
         """What is in the store of this data set now, and what this process added."""
-        shards = list(dict.fromkeys([*self.clips.train_shards, *self.clips.val_shards]))
+        shards = self.clips.all_shards
         known = [about for shard in shards if (about := self.store.done(shard))]
         clips, size = sum(about["clips"] for about in known), sum(p["bytes"] for a in known for p in a["parts"])
         table = Table(title="features", title_justify="left", show_header=False)

@@ -1,0 +1,217 @@
+"""Feature shards: what is stored, what is read back, and that nothing stale is."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import write_shards_of
+from tests.data.test_module import as_rank, keys, stream
+from whispertag.data.features import Definition, FeatureStore, ShardFeatures, decode, encode
+from whispertag.data.shards import ShardError
+from whispertag.labels import ClassTable
+
+DEFINITION = Definition("checksum", 10, 20, (0, 1, 2), 1.0, "float32")
+
+
+def states_of(n: int) -> torch.Tensor:
+    """n clips, 3 layers × 4 steps × 8 channels, each layer and channel with a mean and a deviation of its own."""
+    rng = torch.Generator().manual_seed(n)
+    scale_LD, mean_LD = torch.rand(3, 8, generator=rng) * 9 + 0.01, torch.randn(3, 8, generator=rng) * 50
+    return torch.randn(n, 3, 4, 8, generator=rng) * scale_LD[:, None] + mean_LD[:, None]
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Five shards of 23 clips and, as if a backbone had heard them, their features."""
+    labels = [["a"]] * 15 + [["b"]] * 6 + [["a", "c"]] * 2
+    folder = write_shards_of(tmp_path / "s", labels, clips_per_shard=5, seconds=0.1)
+
+    def store(definition=DEFINITION, **options) -> tuple:
+        data = stream(folder, source="features", **options)
+        data.features = FeatureStore.of(tmp_path / "kept", "nano", definition, n_layers=3)
+        return data, data.features
+
+    data, features = store()
+    features.begin()
+    all_states = states_of(23)
+    for i, shard in enumerate(data.train_shards):
+        n, writer = [5, 5, 5, 5, 3][i], ShardFeatures(features, shard)
+        for at in range(0, n, 2):  # in batches, as the encoder hands them out
+            clips = range(5 * i + at, 5 * i + min(at + 2, n))
+            writer.add(all_states[list(clips)], [f"clip{c:03d}" for c in clips], [labels[c] for c in clips])
+        writer.finish({f"{shard.path}:clip999": "broken"} if i == 0 else {})
+    return store, all_states
+
+
+@pytest.mark.parametrize("workers", [0, 2, 7])
+def test_validation_gives_every_clip_once_with_its_states_and_labels(stored, workers):
+    store, states = stored
+    data, _ = store(workers=workers)
+    seen = {}
+    for batch in data.val_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
+        for key, states_LTD, labels_C in zip(batch["key"], batch["states_BLTD"], batch["labels_BC"], strict=True):
+            assert key not in seen
+            seen[key.split(":")[-1]] = (states_LTD, labels_C.tolist())
+    assert sorted(seen) == [f"clip{i:03d}" for i in range(23)]
+    assert all(torch.equal(seen[f"clip{i:03d}"][0], states[i]) for i in range(23))
+    assert seen["clip000"][1] == [1, 0, 0] and seen["clip017"][1] == [0, 1, 0] and seen["clip022"][1] == [1, 0, 1]
+
+
+def test_keys_and_order_are_those_of_the_audio(stored):
+    store, _ = stored
+    data, _ = store()
+    audio = stream(data.val[0], clip_seconds=0.1)
+    assert [b["key"] for b in data.val_dataloader()] == [b["key"] for b in audio.val_dataloader()]
+
+
+def test_the_train_stream_is_a_function_of_seed_and_epoch_and_of_nothing_else(stored):
+    store, _ = stored
+
+    def order(seed, epoch, workers=2):
+        return keys(as_rank(store(seed=seed, workers=workers)[0], 0, 1, epoch).train_dataloader())
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1) != order(1, 1)
+    assert sorted(order(0, 3)) == sorted(order(0, 0, workers=9)) == [f"clip{i:03d}" for i in range(23)]
+
+
+def test_balance_passes_on_the_same_clips_as_with_audio(stored):
+    store, _ = stored
+    data, _ = store(balance=True, reads=0.2, workers=2)
+    audio = stream(data.val[0], clip_seconds=0.1, balance=True, reads=0.2)
+    drawn, heard = (Counter(keys(as_rank(d, 0, 1, 4).train_dataloader())) for d in (data, audio))
+    assert drawn == heard and max(drawn.values()) > 5
+
+
+def test_some_layers_are_picked_out_of_all(stored):
+    store, states = stored
+    data, features = store(replace(DEFINITION, layers=(2, 0)))
+    assert features.picked == (2, 0)
+    got = torch.cat([batch["states_BLTD"] for batch in data.val_dataloader()])
+    assert torch.equal(got, states[:, [2, 0]])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"backbone": "x"}, {"context": 30}, {"pool": 10}, {"clip_seconds": 5.0}, {"precision": "int8"}],
+)
+def test_features_of_another_definition_are_not_found(stored, other):
+    store, _ = stored
+    data, features = store(replace(DEFINITION, **other))
+    with pytest.raises(ShardError, match=r"5 of 5 shards have no features .* run extract\.py"):
+        data.setup()
+    assert features.folder != store()[1].folder
+
+
+def test_a_shard_that_was_written_anew_is_another(stored):
+    store, _ = stored
+    data, _ = store()
+    path = data.train_shards[2].path
+    with open(path, "r+b") as file:
+        file.seek(600)
+        file.write(b"x")
+    with pytest.raises(ShardError, match=f"1 of 5 .*{path}"):
+        store()[0].setup()
+
+
+def test_what_extraction_had_to_skip_is_told_again(stored):
+    data, _ = stored[0]()
+    data.setup()
+    assert list(data.bad.read().values()) == ["broken"]
+
+
+def test_a_damaged_file_is_named(stored):
+    store, _ = stored
+    data, features = store()
+    part = features.parts(data.val_shards)[1].path
+    for content in (Path(part).read_bytes()[:-9], b"", b"\xff" * 400):
+        Path(part).write_bytes(content)
+        with pytest.raises(ShardError, match=f"{part}: cannot be read .* run extract"):
+            list(data.val_dataloader())
+
+
+def test_classes_that_the_table_lacks_are_an_error(stored):
+    data, _ = stored[0](classes=ClassTable(("a", "b")))
+    with pytest.raises(ValueError, match="unknown class 'c'"):
+        list(data.val_dataloader())
+
+
+def test_int8_is_right_to_half_a_step_of_every_layer_and_channel():
+    states_NLTD = states_of(40)
+    states_NLTD[..., 3] = 7.0  # a channel that never moves
+    kept = encode(states_NLTD, "int8")
+    assert kept["states_NLTD"].dtype == torch.int8
+    for rows in ([3, 1, 17], [5]):
+        batch = {
+            "states_BLTD": kept["states_NLTD"][rows],
+            "scale_PLD": kept["scale_LD"][None],
+            "offset_PLD": kept["offset_LD"][None],
+            "part_B": torch.zeros(len(rows), dtype=torch.long),
+        }
+        back = decode(batch)["states_BLTD"]
+        span_LD = states_NLTD.amax((0, 2)) - states_NLTD.amin((0, 2))
+        assert ((back - states_NLTD[rows]).abs() <= span_LD[:, None] / 254 / 2 * 1.01 + 1e-5).all()
+
+
+def test_rows_of_several_int8_parts_keep_their_own_scales(tmp_path):
+    folder = write_shards_of(tmp_path / "s", [["a"]] * 12, clips_per_shard=4, seconds=0.1)
+    data = stream(folder, source="features", batch_size=5)
+    store = data.features = FeatureStore(tmp_path, "nano", replace(DEFINITION, precision="int8"))
+    store.begin()
+    scales = [1.0, 100.0, 0.01]
+    for shard, scale in zip(data.train_shards, scales, strict=True):
+        writer = ShardFeatures(store, shard)
+        writer.add(states_of(4) * scale, [f"c{scale}"] * 4, [["a"]] * 4)
+        writer.finish({})
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        for batch in loader:
+            batch = data.on_after_batch_transfer(batch, 0)
+            for key, states_LTD in zip(batch["key"], batch["states_BLTD"], strict=True):
+                scale = float(key.split(":c")[-1])
+                nearest = (states_LTD - states_of(4) * scale).flatten(1).norm(dim=1).min()
+                assert nearest < 0.01 * (states_of(4) * scale).norm()
+
+
+def test_a_shard_of_many_bytes_lies_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("whispertag.data.features.PART_BYTES", states_of(4).nbytes)
+    folder = write_shards_of(tmp_path / "s", [["a"]] * 10, clips_per_shard=10, seconds=0.1)
+    data = stream(folder, source="features")
+    data.features = FeatureStore(tmp_path, "nano", DEFINITION)
+    data.features.begin()
+    writer, states = ShardFeatures(data.features, data.train_shards[0]), states_of(10)
+    for i in range(0, 10, 2):
+        writer.add(states[i : i + 2], [f"c{i}", f"c{i + 1}"], [["a"]] * 2)
+    with pytest.raises(ShardError, match="1 of 1"):
+        data.features.parts(data.train_shards)  # not done before its json is there
+    writer.finish({})
+    assert [part.clips for part in data.features.parts(data.train_shards)] == [4, 4, 2]
+    assert torch.equal(torch.cat([batch["states_BLTD"] for batch in data.val_dataloader()]), states)
+    about = json.loads(data.features.file(data.train_shards[0], ".json").read_text())
+    assert about["clips"] == 10 and about["labels"] == {"a": 10}
+
+
+def test_states_that_are_not_finite_stop_it(tmp_path):
+    folder = write_shards_of(tmp_path / "s", [["a"]], seconds=0.1)
+    shard = stream(folder).train_shards[0]
+    store = FeatureStore(tmp_path, "nano", replace(DEFINITION, precision="float16"))
+    store.begin()
+    writer = ShardFeatures(store, shard)
+    writer.add(torch.full((1, 3, 4, 8), 1e6), ["k"], [["a"]])  # beyond float16's range
+    with pytest.raises(ShardError, match=r"features\.precision=float32"):
+        writer.finish({})
+    assert not list(store.folder.glob("*.safetensors")) and not list(store.folder.glob("*.part"))
+    with pytest.raises(ValueError, match=r"features\.precision='int4'"):
+        replace(DEFINITION, precision="int4")
+
+
+def test_the_class_table_may_be_in_another_order(stored):
+    data, _ = stored[0](classes=ClassTable(("c", "b", "a")))
+    labels = torch.cat([batch["labels_BC"] for batch in data.val_dataloader()])
+    assert labels[0].tolist() == [0, 0, 1] and labels[22].tolist() == [1, 0, 1]
+    assert np.array_equal(labels.sum(0), [2, 6, 17])
