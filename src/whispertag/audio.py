@@ -88,7 +88,7 @@ def _decode(data: bytes, span: tuple[float, float] | None) -> tuple[np.ndarray, 
                 return file.read(last - first, dtype="float32", always_2d=True), file.samplerate
             by_soundfile: object = f"its header claims {last - first:,} samples"
     except soundfile.LibsndfileError as error:
-        by_soundfile = error
+        by_soundfile = error.error_string  # the exception's own text has an address in memory in it
     try:
         return _decode_with_av(data, span)
     except Exception as by_av:  # PyAV raises a class of its own for every FFmpeg error code

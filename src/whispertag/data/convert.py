@@ -32,8 +32,9 @@ def write_shards(
     by_split: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         by_split[clip.split].append(clip)
-    if odd := next((split for split in by_split if not re.fullmatch(r"[^/\\\0.][^/\\\0]*", split)), None):
-        raise ValueError(f"a split becomes a folder's name, which {odd!r} cannot be")
+    for split in by_split:
+        if not re.fullmatch(r"[^/\\\0.][^/\\\0]*", split):
+            raise ValueError(f"a split becomes a folder's name, which {split!r} cannot be")
     made = {}
     for split, members in by_split.items():
         jobs = []

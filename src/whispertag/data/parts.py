@@ -64,9 +64,9 @@ def make_in_parts(
             return done
         parts = {job.name: part for job in jobs if (part := _read(folder, job.part, options)) and _whole(part, folder)}
         rest = [job for job in jobs if job.name not in parts]
-        skipped = sum(len(part.skipped) for part in parts.values())
+        skipped, screen = sum(len(part.skipped) for part in parts.values()), Console(stderr=True)
         with (
-            Progress(transient=True, console=Console(stderr=True)) as bar,
+            Progress(transient=True, console=screen, disable=not screen.is_terminal) as bar,
             closing(_results([_with_part(job, folder, options) for job in rest], workers)) as results,
         ):
             line = bar.add_task(title, total=sum(job.clips for job in jobs))

@@ -1,0 +1,209 @@
+"""Clips → shards on many processes: the same bytes whatever the workers and kills, and nothing done twice."""
+
+import io
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from whispertag.data.convert import write_shards
+from whispertag.data.parts import Job, make_in_parts
+from whispertag.data.recordings import Recording, Unusable
+from whispertag.data.shards import Manifest, ShardError, find_shards
+from whispertag.data.sources import Clip, synthesise
+from whispertag.listen.cli import main
+
+MAIN = "import sys; from whispertag.listen.cli import main; sys.exit(main())"
+
+
+def recordings(folder: Path, n: int, seconds: float = 0.3) -> list[Clip]:
+    """Every fifth is broken."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        soundfile.write(folder / f"{i:03d}.wav", rng.normal(size=int(44_100 * seconds)) * 0.1, 44_100)
+        if i % 5 == 4:
+            (folder / f"{i:03d}.wav").write_bytes(b"RIFF, but not really")
+    return [Clip(f"{i:03d}", "train", ["ab"[i % 2]], Recording(str(folder / f"{i:03d}.wav"))) for i in range(n)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+
+
+def test_the_number_of_workers_changes_no_byte(tmp_path):
+    clips = recordings(tmp_path / "wav", 23)
+    for workers in (1, 2, 5):
+        write_shards(clips, tmp_path / str(workers), {}, clips_per_shard=3, workers=workers)
+    made = contents(tmp_path / "1" / "train")
+    assert made == contents(tmp_path / "2" / "train") == contents(tmp_path / "5" / "train")
+    assert sorted(made) == ["manifest.json", *(f"train-{i:06d}.tar" for i in range(8))]
+    manifest = Manifest.read(tmp_path / "1" / "train")
+    assert [shard["clips"] for shard in manifest.shards] == [3, 2, 3, 2, 2, 3, 2, 2], "what its clips leave of three"
+    assert sorted(manifest.skipped) == ["004", "009", "014", "019"]
+    assert "004.wav: cannot be decoded" in manifest.skipped["004"]
+    assert sum(shard.clips for shard in find_shards([str(tmp_path / "1" / "train")])) == 19
+
+
+def test_the_manifest_knows_every_shards_checksum(tmp_path):
+    import hashlib
+
+    (manifest,) = write_shards(recordings(tmp_path / "wav", 4), tmp_path, {}, clips_per_shard=2).values()
+    for shard in manifest.shards:
+        assert hashlib.sha256((tmp_path / "train" / shard["name"]).read_bytes()).hexdigest() == shard["sha256"]
+    for shard in manifest.shards:
+        del shard["sha256"]
+    manifest.write(tmp_path / "train")
+    assert Manifest.read(tmp_path / "train").clips == 4, "a manifest without checksums is one too"
+
+
+def test_clips_of_a_synthesiser_go_to_other_processes(tmp_path):
+    clips, _ = synthesise(0, 4, 0)
+    write_shards(clips, tmp_path / "two", {}, clips_per_shard=2, workers=2)
+    write_shards(clips, tmp_path / "one", {}, clips_per_shard=2, workers=1)
+    assert contents(tmp_path / "one" / "train") == contents(tmp_path / "two" / "train")
+
+
+def test_keep_writes_the_recordings_own_bytes(tmp_path):
+    clips = recordings(tmp_path / "wav", 2)
+    write_shards(clips, tmp_path / "kept", {}, keep=True)
+    with tarfile.open(tmp_path / "kept" / "train" / "train-000000.tar") as tar:
+        assert tar.getnames() == ["000.json", "000.wav", "001.json", "001.wav"]
+        assert tar.extractfile("000.wav").read() == (tmp_path / "wav" / "000.wav").read_bytes()
+    write_shards(clips, tmp_path / "flac", {})
+    with tarfile.open(tmp_path / "flac" / "train" / "train-000000.tar") as tar:
+        info = soundfile.info(io.BytesIO(tar.extractfile("000.flac").read()))
+    assert (info.samplerate, info.channels, info.subtype, info.frames) == (16_000, 1, "PCM_16", 4800)
+
+
+def test_too_many_bad_clips_stop_and_a_higher_limit_goes_on(tmp_path):
+    clips = recordings(tmp_path / "wav", 20)
+    with pytest.raises(ShardError, match=r"train: more than 1 clips cannot be used .*; the last: \d+: "):
+        write_shards(clips, tmp_path, {}, max_bad=1, clips_per_shard=2, workers=1)
+    done = {p: p.stat().st_mtime_ns for p in (tmp_path / "train").glob("*.tar")}
+    assert done and not (tmp_path / "train" / "manifest.json").exists()
+    write_shards(clips, tmp_path, {}, max_bad=4, clips_per_shard=2)
+    assert {p: p.stat().st_mtime_ns for p in done} == done
+
+
+def test_a_split_of_broken_clips_has_no_shards_and_says_so(tmp_path):
+    clip = Clip("x", "val", [], Unusable("gone"))
+    assert write_shards([clip], tmp_path, {})["val"].skipped == {"x": "gone"}
+    with pytest.raises(ShardError, match="not one clip could be used; the first: x: gone"):
+        find_shards([str(tmp_path / "val")])
+
+
+def test_other_clips_do_not_go_into_the_same_folder(tmp_path):
+    clips = recordings(tmp_path / "wav", 4)
+    write_shards(clips, tmp_path, {"source": "a"})
+    with pytest.raises(ShardError, match=r"manifest\.json is of something else \(another listing\): give another"):
+        write_shards(clips[:3], tmp_path, {"source": "a"})
+    with pytest.raises(ShardError, match="another keep, source"):
+        write_shards(clips, tmp_path, {"source": "b"}, keep=True)
+
+
+@pytest.mark.parametrize("split", ["../out", "/abs", "..", "a/b", ".hidden", ""])
+def test_a_split_is_no_path(tmp_path, split):
+    with pytest.raises(ValueError, match="a split becomes a folder's name"):
+        write_shards([Clip("x", split, [], Unusable(""))], tmp_path / "to", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_that_may_be_mended_stops_and_names_the_clip(tmp_path):
+    (tmp_path / "folder.wav").mkdir()
+    for workers in (1, 2):
+        clips = [Clip(key, "train", [], Recording(str(tmp_path / "folder.wav"))) for key in "ab"]
+        with pytest.raises(ShardError, match=r"[ab]: IsADirectoryError: .*folder\.wav"):
+            write_shards(clips, tmp_path / "to", {}, clips_per_shard=1, workers=workers)
+    assert not list((tmp_path / "to").rglob("*.part"))
+
+
+def die() -> Manifest:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return Manifest()
+
+
+def test_a_worker_that_is_killed_is_no_hang(tmp_path):
+    jobs = [Job("a", die), Job("b", Manifest)]
+    with pytest.raises(ShardError, match="a worker process was killed"):
+        make_in_parts(tmp_path, jobs, {}, "", workers=2)
+
+
+def command(folder: Path, to: Path, workers: int) -> list[str]:
+    arguments = ["shards", "folder", str(folder), "--csv", str(folder / "labels.csv"), "--to", str(to)]
+    return [*arguments, "--clips-per-shard", "3", "--workers", str(workers)]
+
+
+@pytest.fixture
+def long_work(tmp_path) -> Path:
+    """About two seconds of it, for one process."""
+    clips = recordings(tmp_path / "wav", 60, seconds=8.0)
+    rows = [f"{clip.key}.wav,{clip.labels[0]}" for clip in clips]
+    (tmp_path / "wav" / "labels.csv").write_text("\n".join(["filename,labels", *rows]))
+    return tmp_path / "wav"
+
+
+def wait_for_parts(folder: Path, n: int, process: subprocess.Popen) -> None:
+    while len(list(folder.glob("*.part.json"))) < n:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_killed_and_interrupted_work_goes_on_with_the_next_shard(long_work, tmp_path):
+    whole, to = tmp_path / "whole", tmp_path / "to"
+    for n, send in ((2, signal.SIGKILL), (8, signal.SIGINT)):
+        line = [sys.executable, "-c", MAIN, *command(long_work, to, workers=2)]
+        process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        wait_for_parts(to / "train", n, process)
+        process.send_signal(send)
+        out, err = process.communicate(timeout=20)
+        time.sleep(0.1)  # its workers notice
+        done = {p: p.stat().st_mtime_ns for p in (to / "train").iterdir() if p.suffix in (".tar", ".json")}
+        assert n <= sum(p.name.endswith(".part.json") for p in done) < 20
+    assert process.returncode == 130 and b"interrupted; the same command goes on" in err, (out, err)
+    assert main(command(long_work, to, workers=1)) == main(command(long_work, whole, workers=2)) == 0
+    assert contents(to / "train") == contents(whole / "train"), "no litter, the same bytes"
+    parts = [p.name.removesuffix(".part.json") for p in done if p.name.endswith(".part.json")]
+    kept = {p: when for p, when in done.items() if p.suffix == ".tar" and p.stem in parts}
+    assert len(kept) >= 8 and {p: p.stat().st_mtime_ns for p in kept} == kept, "no finished shard was made again"
+
+
+def test_a_shard_that_vanished_is_made_again(tmp_path):
+    clips = recordings(tmp_path / "wav", 20)
+    with suppress(ShardError):
+        write_shards(clips, tmp_path / "to", {}, max_bad=1, clips_per_shard=2, workers=1)
+    (tmp_path / "to" / "train" / "train-000001.tar").unlink()
+    write_shards(clips, tmp_path / "to", {}, clips_per_shard=2)
+    write_shards(clips, tmp_path / "whole", {}, clips_per_shard=2)
+    assert contents(tmp_path / "to" / "train") == contents(tmp_path / "whole" / "train")
+
+
+def convert(clips: list[Clip], to: Path, times) -> None:
+    began = time.monotonic()
+    write_shards(clips, to, {}, clips_per_shard=4, workers=1)
+    times.put((began, time.monotonic()))
+
+
+def test_of_two_processes_at_once_one_does_the_work(tmp_path):
+    clips = recordings(tmp_path / "wav", 40, seconds=3.0)
+    context = multiprocessing.get_context("fork")
+    times = context.Queue()
+    both = [context.Process(target=convert, args=(clips, tmp_path / "to", times)) for _ in range(2)]
+    for process in both:
+        process.start()
+    spans = [times.get(timeout=60) for _ in both]
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert spans[1][1] >= spans[0][1] and len(list((tmp_path / "to" / "train").glob("*.tar"))) == 10
+    write_shards(clips, tmp_path / "alone", {}, clips_per_shard=4)
+    assert contents(tmp_path / "to" / "train") == contents(tmp_path / "alone" / "train")
