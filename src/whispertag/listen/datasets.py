@@ -117,14 +117,15 @@ def _index(options: argparse.Namespace) -> None:
     jobs = {options.to: options.places} if options.to else {Path(p).expanduser(): [p] for p in options.places}
     for folder, places in jobs.items():
         tars = find_files([path for place in places for path in braceexpand(place)], ("tar",))
-        _say(folder, index_tars(tars, folder, options.label_key, classes, options.workers))
+        manifest = index_tars(tars, folder, options.label_key, classes, options.workers)
+        _say(folder, manifest, f"what a training will skip is in {folder}/broken.csv")
 
 
-def _say(folder: Path, manifest: "Manifest") -> None:
+def _say(folder: Path, manifest: "Manifest", lost: str = "") -> None:
     size = sum(shard["bytes"] for shard in manifest.shards) / 1e9
     print(
         f"{folder}: {manifest.clips:,} clips in {len(manifest.shards):,} shards, {manifest.seconds / 3600:.2f} h, "
-        f"{size:.2f} GB, {len(manifest.labels)} classes, {len(manifest.skipped):,} clips skipped"
+        f"{size:.2f} GB, {len(manifest.labels)} classes; {lost or f'{len(manifest.skipped):,} clips skipped'}"
     )
 
 
