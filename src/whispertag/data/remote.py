@@ -187,7 +187,10 @@ def list_tars(url: str) -> list[str]:
     if url.startswith(("http://", "https://")):
         return []
     system, path = _file_system(url)
-    return sorted(system.unstrip_protocol(tar) for tar in system.glob(f"{path.rstrip('/')}/*.tar"))
+    try:
+        return sorted(system.unstrip_protocol(tar) for tar in system.glob(f"{path.rstrip('/')}/*.tar"))
+    except (FileNotFoundError, PermissionError) as error:
+        raise Missing(f"missing folder {url} ({_said(error)})") from error
 
 
 def _connector(url: str) -> Callable[[str, int, int | None], Connection]:

@@ -16,7 +16,7 @@ import torch
 from webdataset import DataPipeline
 from webdataset.filters import shuffle
 
-from whispertag.audio import AUDIO_EXTENSIONS, fit_length, read_wave
+from whispertag.audio import AUDIO_EXTENSIONS, SAMPLE_RATE, fit_length, read_wave
 from whispertag.data.cache import ShardCache
 from whispertag.data.ledger import BadClips
 from whispertag.data.shards import Shard, ShardError
@@ -84,9 +84,13 @@ def parse(
         if "json" not in sample:
             raise ValueError("no json beside its audio")
         info = json.loads(sample["json"])
+        if not isinstance(info, dict):
+            raise ValueError(f"its json is no object but a {type(info).__name__}")
         if label_key not in info:
             raise ValueError(f"its json has no key {label_key!r} (data.label_key), only {', '.join(info)}")
         labels = info[label_key]
+        if not isinstance(labels, str | int | list):
+            raise ValueError(f"its {label_key!r} are no list of labels but a {type(labels).__name__}")
         labels_C = classes.multi_hot([labels] if isinstance(labels, str | int) else labels)
         if exclusive and labels_C.sum() != 1:
             raise ValueError(f"has {labels_C.sum():.0f} labels where data.task=multiclass wants one")
@@ -104,8 +108,10 @@ def shuffled(samples: Iterable[Sample], buffer: int, share: Share, seed: tuple[i
 def decode(samples: Iterable[Sample], n_samples: int, bad: BadClips) -> Iterator[Sample]:
     """Audio bytes → wave_S of exactly `n_samples`."""
 
+    span = (0.0, n_samples / SAMPLE_RATE + 1.0)  # hours of sound need no memory; a second more for the resampler
+
     def one(sample: Sample) -> Sample:
-        return {"wave_S": fit_length(read_wave(sample["audio"]), n_samples), "labels_C": sample["labels_C"]}
+        return {"wave_S": fit_length(read_wave(sample["audio"], span), n_samples), "labels_C": sample["labels_C"]}
 
     return _each(samples, one, bad)
 
@@ -150,7 +156,11 @@ def _each(samples: Iterable[Sample], one: Callable[[Sample], Sample], bad: BadCl
         names = {"__key__": sample["__key__"], "__url__": sample["__url__"]}
         try:
             made = one(sample)
-        except (ValueError, TypeError) as error:  # AudioError, UnknownLabel, broken json are ValueErrors
+        except (
+            ValueError,
+            TypeError,
+            RecursionError,
+        ) as error:  # AudioError, UnknownLabel, broken json (or a deep one)
             bad.add(names["__url__"], names["__key__"], str(error))
             continue
         yield names | made

@@ -20,6 +20,7 @@ from whispertag.data.shards import Shard, ShardError
 
 Sample = dict[str, Any]
 MOST_BYTES = 2**28  # of a member: 2 h of 16-bit audio at 16 kHz; a header that says more is damaged
+MOST_SKIPPED = 2**25  # bytes without a whole header, after which a tar is given up
 _META = re.compile(r"(^|[./])__[^/]*__($|/)")  # names that webdataset keeps for itself
 
 
@@ -68,11 +69,22 @@ class _Header(tarfile.TarInfo):
     """A member's header; damaged ones, which tarfile passes over in silence, are kept in mind by the archive."""
 
     @classmethod
+    def frombuf(cls, buf: Any, encoding: Any, errors: Any) -> "_Header":
+        header = super().frombuf(buf, encoding, errors)
+        if not 0 <= header.size <= MOST_BYTES:  # now, before anything is read or skipped
+            raise tarfile.InvalidHeaderError(f"{header.size:,} bytes")  # type: ignore[attr-defined]
+        return header
+
+    @classmethod
     def fromtarfile(cls, archive: Any) -> "_Header":
         try:
             return super().fromtarfile(archive)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
-            archive.damage = getattr(archive, "damage", f"at byte {archive.offset:,}: {error}")
+        except tarfile.HeaderError as error:
+            if not isinstance(error, tarfile.EOFHeaderError | tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
+                archive.damage = getattr(archive, "damage", f"at byte {archive.offset:,}: {error}")
+            archive.skipped = getattr(archive, "skipped", 0) + tarfile.BLOCKSIZE
+            if archive.skipped > MOST_SKIPPED:
+                raise tarfile.ReadError(getattr(archive, "damage", "zeros without end")) from error
             raise
 
 
@@ -81,12 +93,15 @@ def _members(stream: IO[bytes], url: str, bad: BadClips) -> Iterator[dict[str, A
     try:
         with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header, ignore_zeros=True) as archive:
             while member := archive.next():
+                if archive.offset - member.offset_data > MOST_BYTES:  # by a pax header; tarfile would seek for ever
+                    raise tarfile.ReadError(f"{member.name} has {member.size:,} bytes, says its header")
                 archive.members.clear()  # type: ignore[attr-defined] # or memory grows with the shard
                 # Names that are no UTF-8 become such, and remain different.
                 name = member.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
                 if member.isdir() or _META.search(name):
                     continue
-                if why := _unfit(member):
+                if not member.isreg() or member.issparse():
+                    why = "is a link, a device or sparse in the tar, not a plain file"
                     bad.add(url, base_plus_ext(name)[0] or name, f"{name} {why}")
                     continue
                 data: Any = archive.extractfile(member)
@@ -95,14 +110,6 @@ def _members(stream: IO[bytes], url: str, bad: BadClips) -> Iterator[dict[str, A
                 raise tarfile.ReadError(damage)
     except Exception as error:  # tarfile's, zlib's, lzma's, the stream's: what a broken file can raise has no end
         _note_broken(url, bad, error)
-
-
-def _unfit(member: tarfile.TarInfo) -> str | None:
-    if not member.isreg() or member.issparse():
-        return "is a link, a device or sparse in the tar, not a plain file"
-    if member.size > MOST_BYTES:
-        return f"has {member.size:,} bytes, says its header; the most is {MOST_BYTES:,}"
-    return None
 
 
 def _note_broken(url: str, bad: BadClips, error: Exception) -> bool:
