@@ -1,16 +1,17 @@
 """Shards from elsewhere: each clip once however the connection breaks; the cache keeps its bound."""
 
 import hashlib
+import multiprocessing
 import os
 import random
 import socket
-import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -189,6 +190,17 @@ def test_a_shard_that_breaks_off_for_good_loses_only_what_could_not_be_read(serv
     assert "given up after 2 retries" in bad.pop(f"{server.url}/{SHARD}")
     assert len(bad) == N_CLIPS - len(got) and all(name.startswith(f"{server.url}/{SHARD}:") for name in bad)
     assert len([path for path in server.requests if SHARD in path]) == 3
+
+
+def test_a_line_that_breaks_for_one_reader_shifts_no_clips_of_the_others(server, folder):
+    """Two shards for three ranks: each reads both and takes every third clip."""
+    seen: list[str] = []
+    for rank in range(3):
+        data = stream(f"{server.url}/test-00000{{0..1}}.tar", retries=1)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=3, current_epoch=0)
+        server.victim, server.stop_at = "test-000000.tar", 5000 if rank == 0 else None
+        seen += keys(data)
+    assert len(seen) == len(set(seen)) == 5 and set(ALL[3:6]) < set(seen), "lost is what rank 0 alone would have heard"
 
 
 def test_a_server_that_goes_silent_is_left(server, monkeypatch):
@@ -403,27 +415,28 @@ def test_a_download_that_breaks_off_is_used_as_far_as_it_goes(server, folder, tm
     assert len(list((tmp_path / "c").glob("*.shard"))) == 19 and not list((tmp_path / "c").glob("*.part"))
 
 
-DOWNLOAD = """
-import sys
-from whispertag.data.cache import ShardCache
-sys.stdout.write(str(len(ShardCache(sys.argv[1]).open(sys.argv[2]).read())))
-"""
-
-
 def test_a_killed_download_leaves_no_half_file_and_one_file_is_fetched_once(server, folder, tmp_path):
-    url, size = f"{server.url}/{SHARD}", (folder / SHARD).stat().st_size
-    command = [sys.executable, "-c", DOWNLOAD, str(tmp_path / "c"), url]
+    url, whole = f"{server.url}/{SHARD}", (folder / SHARD).read_bytes()
+
+    def download():
+        with ShardCache(tmp_path / "c").open(url) as copy:
+            Path(f"got-{os.getpid()}").write_bytes(copy.read())
+
+    processes = [multiprocessing.get_context("fork").Process(target=download) for _ in range(3)]
+    killed, *both = processes
     server.pause = 0.2
-    killed = subprocess.Popen(command)
-    while not server.sent:
+    killed.start()
+    while server.sent < 4097:  # a look, and the first bytes
         time.sleep(0.01)
-    time.sleep(0.1)
     killed.kill()
-    killed.wait()
+    killed.join()
     assert [path.suffix for path in (tmp_path / "c").glob("*-*.*")] == [".part"]
-    server.pause, server.sent = 0.05, 0
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate()[0] for process in both] == [str(size)] * 2
-    assert server.sent < size + 10, "by one of them"
-    (whole,) = (tmp_path / "c").glob("*-*.*")
-    assert whole.read_bytes() == (folder / SHARD).read_bytes()
+    server.pause, server.requests = 0.05, []
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert Path(f"got-{process.pid}").read_bytes() == whole
+    assert len(server.requests) == 3, "two looks and one download"
+    (kept,) = (tmp_path / "c").glob("*-*.*")
+    assert kept.read_bytes() == whole and kept.suffix == ".shard"

@@ -20,7 +20,7 @@ from whispertag.data.shards import Shard, ShardError
 
 Sample = dict[str, Any]
 MOST_BYTES = 2**28  # of a member: 2 h of 16-bit audio at 16 kHz; a header that says more is damaged
-MOST_SKIPPED = 2**25  # bytes without a whole header, after which a tar is given up
+MOST_SKIPPED = 2**23  # bytes without a whole header, after which a tar is given up
 _META = re.compile(r"(^|[./])__[^/]*__($|/)")  # names that webdataset keeps for itself
 
 
