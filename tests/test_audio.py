@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from whispertag.audio import AudioError, fit_length, read_wave
+from whispertag.audio import AudioError, fit_length, read_wave, seconds_of
 
 
 def tone(rate: int, channels: int, seconds: float = 1.0) -> np.ndarray:
@@ -65,6 +65,34 @@ def test_what_soundfile_cannot_read_goes_through_pyav():
     with pytest.raises(soundfile.LibsndfileError):
         soundfile.read(io.BytesIO(data))
     assert_is_the_tone(read_wave(data), 0.05)
+
+
+@pytest.mark.parametrize("how", ["FLAC", "WAV", "m4a"])
+def test_a_span_is_that_part_of_the_whole(how):
+    rate = 16_000
+    steps_SK = tone(rate, 2, 8.0) * np.repeat(np.arange(1, 9) / 8, rate)[:, None]  # louder every second
+    data = m4a(steps_SK, rate) if how == "m4a" else encoded(steps_SK, rate, format=how)
+    assert seconds_of(data) == pytest.approx(8.0, abs=0.1)
+    whole_S, part_S = read_wave(data), read_wave(data, (3.0, 5.0))
+    assert part_S.size == 2 * rate
+    np.testing.assert_allclose(part_S[500:-500], whole_S[3 * rate + 500 : 5 * rate - 500], atol=1e-3)
+    assert read_wave(data, (6.5, 99.0)).size == whole_S.size - 6.5 * rate, "as far as it goes"
+    with pytest.raises(AudioError):
+        read_wave(data, (20.0, 30.0))
+
+
+@pytest.mark.parametrize("claim", [0, 2**36 - 1])  # what a FLAC encoder that streams cannot know; and a lie
+def test_a_flac_that_does_not_tell_its_length_is_read_to_its_end(claim):
+    data = bytearray(encoded(tone(16_000, 1), 16_000, format="FLAC"))
+    assert int.from_bytes(data[22:26]) == 16_000, "where STREAMINFO has the number of samples"
+    data[21] = data[21] & 0xF0 | claim >> 32
+    data[22:26] = (claim & 0xFFFFFFFF).to_bytes(4)
+    assert read_wave(bytes(data)).size == 16_000
+
+
+def test_a_rate_beyond_reason_is_refused_before_it_fills_the_memory():
+    with pytest.raises(AudioError, match="a sample rate of 1 Hz"):
+        read_wave(encoded(tone(16_000, 1), 1, format="WAV"))
 
 
 def test_channels_are_averaged():

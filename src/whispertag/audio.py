@@ -84,7 +84,8 @@ def _decode(data: bytes, span: tuple[float, float] | None) -> tuple[np.ndarray, 
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             first, last = (min(round(t * file.samplerate), file.frames) for t in span) if span else (0, file.frames)
             if (last - first) * file.channels <= MAX_DECODED:
-                file.seek(first)
+                if first:
+                    file.seek(first)
                 return file.read(last - first, dtype="float32", always_2d=True), file.samplerate
             by_soundfile: object = f"its header claims {last - first:,} samples"
     except soundfile.LibsndfileError as error:

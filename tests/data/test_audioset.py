@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import tarfile
 
@@ -205,6 +206,26 @@ def test_path_tricks_in_a_tar_leave_nothing_outside(tmp_path):
     with tarfile.open(tmp_path / "out.tar") as tar:
         assert all("/" not in name and not name.startswith(".") for name in tar.getnames()), tar.getnames()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.tar", "t.tar"]
+
+
+def test_names_that_are_no_utf8_and_json_without_an_end_do_no_harm(tmp_path):
+    (folder := tmp_path / "own").mkdir()
+    with open(os.fsencode(folder) + b"/\xff.wav", "wb") as file:
+        file.write(audio(kind="WAV"))
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.add(folder / os.fsdecode(b"\xff.wav"), os.fsdecode(b"\xff.wav"))
+        for name, text in ((os.fsdecode(b"\xff.json"), b'{"tag": "Dog"}'), ("b.json", b"[" * 100_000)):
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text))
+        tar.add(folder / os.fsdecode(b"\xff.wav"), "b.wav")
+    good, bad = list_labelled_tars([tmp_path / "t.tar"], "tag", AUDIOSET, "train")
+    assert why(bad) == "its json is nested too deep"
+    part = make_shard(tmp_path / "out.tar", [good], keep=False)
+    assert part.shards[0]["labels"] == {"Dog": 1}
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        assert tar.getnames() == ["\\xff.flac", "\\xff.json"]
+        assert json.loads(tar.extractfile("\\xff.json").read())["labels"] == ["Dog"]
 
 
 def test_parquet_with_audio_as_bytes_or_struct(tmp_path):

@@ -90,6 +90,8 @@ def test_too_many_bad_clips_stop_and_a_higher_limit_goes_on(tmp_path):
     with pytest.raises(ShardError, match=r"train: more than 1 clips cannot be used .*; the last: \d+: "):
         write_shards(clips, tmp_path, {}, max_bad=1, clips_per_shard=2, workers=1)
     done = {p: p.stat().st_mtime_ns for p in (tmp_path / "train").glob("*.tar")}
+    with pytest.raises(ShardError, match="more than 1 clips"):
+        write_shards(clips, tmp_path, {}, max_bad=1, clips_per_shard=2, workers=1)
     assert done and not (tmp_path / "train" / "manifest.json").exists()
     write_shards(clips, tmp_path, {}, max_bad=4, clips_per_shard=2)
     assert {p: p.stat().st_mtime_ns for p in done} == done
@@ -109,6 +111,14 @@ def test_other_clips_do_not_go_into_the_same_folder(tmp_path):
         write_shards(clips[:3], tmp_path, {"source": "a"})
     with pytest.raises(ShardError, match="another keep, source"):
         write_shards(clips, tmp_path, {"source": "b"}, keep=True)
+
+
+def test_finished_shards_may_lie_where_nothing_can_be_written(tmp_path):
+    clips = recordings(tmp_path / "wav", 4)
+    write_shards(clips, tmp_path / "to", {})
+    (tmp_path / "to" / "train" / ".lock").unlink()
+    write_shards(clips, tmp_path / "to", {})
+    assert not (tmp_path / "to" / "train" / ".lock").exists(), "it did not even try"
 
 
 @pytest.mark.parametrize("split", ["../out", "/abs", "..", "a/b", ".hidden", ""])

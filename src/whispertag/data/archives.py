@@ -57,7 +57,10 @@ def names_in(text: bytes | None, label_key: str, classes: ClassTable) -> list[st
     """The classes that a sample's json names. Raises ValueError."""
     if text is None:
         raise ValueError("no json beside it")
-    info = json.loads(text)
+    try:
+        info = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its json is nested too deep") from error
     if not isinstance(info, dict) or label_key not in info:
         raise ValueError(f"its json has no key {label_key!r} (--label-key)")
     return names_of(info[label_key], classes)

@@ -106,5 +106,5 @@ def tars_of(places: Iterable[str | PathLike[str]]) -> tuple[list[str], dict[str,
 def _id(text: bytes | None, id_key: str | None) -> str | None:
     try:
         return str(json.loads(text or b"")[id_key])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None

@@ -10,10 +10,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,8 @@ def make_in_parts(
     from rich.progress import Progress
 
     options = json.loads(json.dumps(options))  # as they will be read back
+    if (done := _read(folder, MANIFEST, options)) and not any(folder.glob("*.part.json")):
+        return done  # without a lock: the folder may be one that can only be read
     make_folder(folder)
     with _held(folder):
         if done := _read(folder, MANIFEST, options):
@@ -64,25 +66,23 @@ def make_in_parts(
             return done
         parts = {job.name: part for job in jobs if (part := _read(folder, job.part, options)) and _whole(part, folder)}
         rest = [job for job in jobs if job.name not in parts]
-        skipped, screen = sum(len(part.skipped) for part in parts.values()), Console(stderr=True)
+        skipped = {name: reason for part in parts.values() for name, reason in part.skipped.items()}
+        _stop_if_more(skipped, max_bad, folder)
+        screen = Console(stderr=True)
         with (
+            _results([_with_part(job, folder, options) for job in rest], workers) as results,
             Progress(transient=True, console=screen, disable=not screen.is_terminal) as bar,
-            closing(_results([_with_part(job, folder, options) for job in rest], workers)) as results,
         ):
             line = bar.add_task(title, total=sum(job.clips for job in jobs))
             bar.advance(line, sum(job.clips for job in jobs if job.name in parts))
             for job, part in results:
                 parts[job.name] = part
                 bar.advance(line, job.clips)
-                skipped += len(part.skipped)
                 for name, reason in list(part.skipped.items())[:1]:
-                    others = f" (and {len(part.skipped) - 1} more of {job.name})" if len(part.skipped) > 1 else ""
-                    log.warning("skipped %s: %s%s", name, reason, others)
-                    if max_bad is not None and skipped > max_bad:
-                        raise ShardError(
-                            f"{folder}: more than {max_bad} clips cannot be used (data.max_bad, --max-bad); "
-                            f"the last: {name}: {reason}"
-                        )
+                    more = f" (and {len(part.skipped) - 1} more of {job.name})" if len(part.skipped) > 1 else ""
+                    log.warning("skipped %s: %s%s", name, reason, more)
+                skipped |= part.skipped
+                _stop_if_more(skipped, max_bad, folder)
         manifest = Manifest([shard for job in jobs for shard in parts[job.name].shards], options)
         for job in jobs:
             manifest.skipped |= parts[job.name].skipped
@@ -92,6 +92,14 @@ def make_in_parts(
         _tidy(folder)
     log.info("%s: %d clips, %d skipped", folder, manifest.clips, len(manifest.skipped))
     return manifest
+
+
+def _stop_if_more(skipped: dict[str, str], max_bad: int | None, folder: Path) -> None:
+    if max_bad is not None and len(skipped) > max_bad:
+        name, reason = list(skipped.items())[-1]
+        raise ShardError(
+            f"{folder}: more than {max_bad} clips cannot be used (data.max_bad, --max-bad); the last: {name}: {reason}"
+        )
 
 
 @contextmanager
@@ -144,19 +152,18 @@ def _make(job: Job, folder: Path, options: dict[str, Any]) -> Manifest:
     return part
 
 
-def _results(jobs: list[Job], workers: int | None) -> Generator[tuple[Job, Manifest], None, None]:
-    """Jobs and what they gave, in the order of their ends. Closing it stops the jobs in hand after the clip in hand."""
+@contextmanager
+def _results(jobs: list[Job], workers: int | None) -> Iterator[Iterator[tuple[Job, Manifest]]]:
+    """Jobs and what they gave, in the order of their ends. On leaving, jobs in hand stop after the clip in hand."""
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers < 2:
-        for job in jobs:
-            yield job, job.make()
+        yield ((job, job.make()) for job in jobs)
         return
     stop = multiprocessing.Event()
     with ProcessPoolExecutor(workers, initializer=_enter_worker, initargs=(stop,)) as pool:
         try:
             futures = {pool.submit(job.make): job for job in jobs}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            yield ((futures[future], future.result()) for future in as_completed(futures))
         except BrokenProcessPool as error:
             raise ShardError(
                 "a worker process was killed (out of memory?): the same command goes on where it stopped; "

@@ -117,7 +117,10 @@ class Cell:
 
 
 class _Rows:
-    """A row group's column `audio`, a few rows at a time: audio is never in memory by the row group."""
+    """A row group's column `audio`, a few rows at a time, in order.
+
+    In memory are one or two pages of it; pyarrow writes pages of up to 1,024 rows, so that may be the whole group.
+    """
 
     def __init__(self, path: str, group: int):
         self.path, self.group, self.at, self.value = path, group, -1, None

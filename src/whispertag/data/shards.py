@@ -116,7 +116,8 @@ class ShardFile:
         """One clip, encoded; `info` is what else its json says."""
         text = json.dumps({"labels": labels, "seconds": round(seconds, 4)} | info, ensure_ascii=False)
         try:
-            self._tar.write({"__key__": key, extension: audio, "json": text.encode()})
+            # A lone surrogate (of a file name that is no UTF-8) becomes \udc…, which json reads back.
+            self._tar.write({"__key__": key, extension: audio, "json": text.encode(errors="backslashreplace")})
         except OSError as error:
             raise self._failed(error) from error
         self.entry["clips"] += 1

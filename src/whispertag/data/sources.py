@@ -135,6 +135,7 @@ def _file_clip(path: Path, name: str, split: str, labels: list[str]) -> Clip:
 def key_of(name: str) -> str:
     """A file's name as a key: WebDataset ends it at its first dot, and a folder in it would nest inside the tar."""
     stem = name.rsplit(".", 1)[0] if name.lower().endswith(AUDIO_EXTENSIONS) else name
+    stem = stem.encode(errors="surrogateescape").decode(errors="backslashreplace")  # names that are no UTF-8
     return re.sub(r"[\0-\37\177]", "_", stem.replace(".", "_").replace("/", "__"))
 
 
@@ -151,7 +152,7 @@ def with_keys_of_their_own(clips: list[Clip]) -> list[Clip]:
     times = Counter(clip.key for clip in clips)
 
     def own(clip: Clip) -> Clip:
-        digest = hashlib.sha256(clip.name.encode()).hexdigest()[:8]
+        digest = hashlib.sha256(clip.name.encode(errors="backslashreplace")).hexdigest()[:8]
         return replace(clip, key=f"{clip.key}~{digest}") if times[clip.key] > 1 or not clip.key else clip
 
     return [own(clip) for clip in clips]
