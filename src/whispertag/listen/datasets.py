@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # these take seconds to import, and `--help` must not wait for them
     from whispertag.data.audioset import Segment
     from whispertag.data.shards import Manifest
+    from whispertag.data.sources import Clip
     from whispertag.labels import ClassTable
 
 WORST = 10  # classes shown
@@ -66,33 +67,37 @@ def add_commands(commands: Any) -> None:
 
 
 def _shards(options: argparse.Namespace) -> None:
-    from whispertag.data import archives, audioset, sources
+    from rich.console import Console
+
+    from whispertag.data.audioset import read_segments
     from whispertag.data.convert import write_shards
 
-    split_by = options.csv if options.kind != "folder" else []
-    if options.kind == "folder":
-        clips, classes = (
-            sources.read_folder(options.root, options.csv) if options.csv else sources.read_esc50(options.root)
-        )
-    else:
-        classes = _class_table(options.classes)
-        if options.kind == "csv":
-            clips = audioset.list_csv(options.csv, options.audio, classes)
-        elif options.kind == "parquet":
-            clips = archives.list_parquet(options.places, classes, options.split, options.csv)
-        elif options.label_key:
-            clips = archives.list_labelled_tars(options.places, options.label_key, classes, options.split)
-        else:
-            clips = archives.list_tars(options.places, options.csv, classes)
+    with Console(stderr=True).status("listing recordings"):  # of two million, a minute; of tars on slow disks, more
+        clips, classes = _listed(options)
     sizes = options.clips_per_shard, options.workers
     made = write_shards(clips, options.to, {"source": options.kind}, options.max_bad, *sizes, options.keep)
     for split, manifest in made.items():
         _say(options.to / split, manifest)
-    if split_by:
-        segments = audioset.read_segments(split_by, classes)
+    if options.kind != "folder" and options.csv:
+        segments = read_segments(options.csv, classes)
         for split in dict.fromkeys(segment.split for segment in segments.values()):
             wanted = {id: segment for id, segment in segments.items() if segment.split == split}
             _say_coverage(wanted, [options.to / split] if split in made else [], classes, options.to / split)
+
+
+def _listed(options: argparse.Namespace) -> "tuple[list[Clip], ClassTable]":
+    from whispertag.data import archives, audioset, sources
+
+    if options.kind == "folder":
+        return sources.read_folder(options.root, options.csv) if options.csv else sources.read_esc50(options.root)
+    classes = _class_table(options.classes)
+    if options.kind == "csv":
+        return audioset.list_csv(options.csv, options.audio, classes), classes
+    if options.kind == "parquet":
+        return archives.list_parquet(options.places, classes, options.split, options.csv), classes
+    if options.label_key:
+        return archives.list_labelled_tars(options.places, options.label_key, classes, options.split), classes
+    return archives.list_tars(options.places, options.csv, classes), classes
 
 
 def _coverage(options: argparse.Namespace) -> None:
