@@ -19,8 +19,9 @@ import soundfile
 
 from whispertag.data.convert import write_shards
 from whispertag.data.parts import Job, make_in_parts
+from whispertag.data.places import find_shards
 from whispertag.data.recordings import Recording, Unusable
-from whispertag.data.shards import Manifest, ShardError, find_shards
+from whispertag.data.shards import Manifest, ShardError
 from whispertag.data.sources import Clip, synthesise
 from whispertag.listen.cli import main
 

@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from tests.conftest import write_shards_of
-from whispertag.data.shards import Manifest, ShardError, ShardWriter, find_shards, write_atomically
+from whispertag.data.places import find_shards
+from whispertag.data.shards import Manifest, ShardError, ShardWriter, write_atomically
 
 LABELS = [["a"], ["a", "b"], ["c"], [], ["b"], ["a"]]
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
 from math import ceil
 from os import PathLike
@@ -21,7 +21,8 @@ from whispertag.data.feature_stream import feature_batches
 from whispertag.data.features import FeatureStore
 from whispertag.data.features import decode as decode_features
 from whispertag.data.ledger import BadClips, is_first_process
-from whispertag.data.shards import Shard, ShardError, find_shards, read_manifest
+from whispertag.data.places import find_shards, read_manifest
+from whispertag.data.shards import Shard, ShardError
 from whispertag.data.stages import (
     Share,
     batched,
@@ -104,6 +105,7 @@ class ClipData(LightningDataModule):
         self.shuffle, self.max_bad, self.seed = shuffle, max_bad, seed
         self.balance, self.reads, self.epochs_per_pass, self.source = balance, reads, epochs_per_pass, source
         self.features: FeatureStore | None = None
+        self.left_out: Collection[str] = ()  # bad clips known before anything was read; they count against no limit
         self._n_train, self._prepare, self._warned = n_train, prepare, False
         self.cache, self.retries = ShardCache(cache, cache_gb) if cache else None, retries
         self.bad = BadClips("bad_clips.jsonl")
@@ -123,19 +125,26 @@ class ClipData(LightningDataModule):
     def val_shards(self) -> list[Shard]:
         return find_shards(self.val)
 
+    @property
+    def all_shards(self) -> list[Shard]:
+        """Those of training and validation, each once."""
+        return list(dict.fromkeys([*self.train_shards, *self.val_shards]))
+
     def setup(self, stage: str | None = None) -> None:
         """Find the shards now, so that a missing one stops the run before anything is trained."""
-        for place in (*self.train, *self.val) if is_first_process() else ():
-            if (manifest := read_manifest(place)) and manifest.skipped:
-                for name, reason in manifest.skipped.items():
-                    self.bad.add(place, name, f"left out of the shards: {reason}")
+        left_out: dict[str, str] = {}
+        for place in (*self.train, *self.val):
+            skipped = manifest.skipped if (manifest := read_manifest(place)) else {}
+            left_out |= {f"{place}:{name}": f"left out of the shards: {why}" for name, why in skipped.items()}
         if self.source == "features":
             assert self.features
-            self.features.parts([*self.train_shards, *self.val_shards])  # raises if some are missing
-            for shard in (*self.train_shards, *self.val_shards) if is_first_process() else ():
-                for name, reason in (self.features.done(shard) or {}).get("skipped", {}).items():
-                    self.bad.add(name, None, reason)
-        longest = max(shard.longest for shard in (*self.train_shards, *self.val_shards))
+            self.features.parts(self.all_shards)  # raises if some are missing
+            for shard in self.all_shards:
+                left_out |= (self.features.done(shard) or {}).get("skipped", {})
+        for name, reason in left_out.items() if is_first_process() else ():
+            self.bad.add(name, None, reason)
+        self.left_out = left_out.keys()
+        longest = max(shard.longest for shard in self.all_shards)
         if longest > self.clip_seconds and not self._warned:
             self._warned = True
             log.warning(
@@ -146,11 +155,15 @@ class ClipData(LightningDataModule):
 
     @property
     def knows_train_clips(self) -> bool:
-        return self._n_train is not None or all(shard.clips is not None for shard in self.train_shards)
+        known = self.source == "features" or self._n_train is not None
+        return known or all(shard.clips is not None for shard in self.train_shards)
 
     @property
     def train_clips(self) -> int:
         """Clips of one pass. Raises ShardError for shards without a manifest where n_train is not given."""
+        if self.source == "features":
+            assert self.features
+            return sum(part.clips for part in self.features.parts(self.train_shards))
         if self._n_train is not None:
             return self._n_train
         if not self.knows_train_clips:
@@ -223,8 +236,8 @@ class ClipData(LightningDataModule):
         """For extract.py: this rank's share of all shards, but for those whose features are there."""
         assert self.features
         share, features = self._share(), self.features
-        mine = [*self.train_shards, *self.val_shards][share.rank :: share.world_size]
-        self.to_extract = [shard for shard in dict.fromkeys(mine) if features.done(shard) is None]
+        mine = self.all_shards[share.rank :: share.world_size]
+        self.to_extract = [shard for shard in mine if features.done(shard) is None]
         n_samples, exclusive = round(self.clip_seconds * SAMPLE_RATE), self.task == "multiclass"
         read = partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad)
         hear = partial(decode, n_samples=n_samples, bad=self.bad)

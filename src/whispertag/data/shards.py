@@ -10,8 +10,8 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -61,9 +61,13 @@ class Manifest:
         if not path.exists():
             return None
         try:
-            return cls(**{k: v for k, v in json.loads(path.read_text()).items() if k not in _TOTALS})
-        except (ValueError, TypeError) as error:
+            return cls.parse(path.read_bytes())
+        except (ValueError, TypeError, AttributeError) as error:
             raise ShardError(f"{path}: not a manifest ({error}); delete the folder to have it made again") from error
+
+    @classmethod
+    def parse(cls, text: bytes) -> "Manifest":
+        return cls(**{k: v for k, v in json.loads(text).items() if k not in _TOTALS})
 
     def write(self, folder: Path, name: str = MANIFEST) -> None:
         totals = {"clips": self.clips, "seconds": round(self.seconds, 3), "labels": dict(self.labels)}
@@ -224,71 +228,11 @@ class Shard:
 
     def damage(self) -> str | None:
         """Why this file is not the one that was written; None if it is, or if nobody knows (of a remote one)."""
-        from whispertag.data.remote import is_remote
-
         if self.bytes is None or is_remote(self.path) or (size := os.path.getsize(self.path)) == self.bytes:
             return None
         return f"truncated or changed: {size:,} bytes where its manifest says {self.bytes:,}"
 
 
-def find_shards(places: Sequence[str]) -> list[Shard]:
-    """Folders of shards, tars, URLs of both, `pipe:` commands and brace ranges (`train-{000..099}.tar`) → shards.
-
-    A URL that does not end in .tar (or .tar.gz, …) is a folder. Raises ShardError, naming the file, for anything that
-    is not there; of the remote tars of a range the first is looked at.
-    """
-    from whispertag.data.remote import is_remote
-
-    shards = [shard for place in places for shard in _expand(str(place))]
-    if not shards:
-        raise ShardError("no shards given: name a folder or tars in data.train and data.val")
-    if missing := [s.path for s in shards if not is_remote(s.path) and not os.path.isfile(s.path)]:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise ShardError(f"missing shard {missing[0]}{more}")
-    return shards
-
-
-def read_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
-    """The manifest of a folder, which may be a URL; None if it has none."""
-    from whispertag.data.remote import Missing, is_remote, read_bytes
-
-    if not is_remote(str(folder)):
-        return Manifest.read(Path(folder).expanduser())
-    if not _is_remote_folder(str(folder)):
-        return None
-    try:
-        text = read_bytes(url := f"{str(folder).rstrip('/')}/{MANIFEST}")
-        return Manifest(**{k: v for k, v in json.loads(text).items() if k not in _TOTALS})
-    except Missing:
-        return None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ShardError(f"{url}: not a manifest ({error})") from error
-
-
-def _is_remote_folder(url: str) -> bool:
-    last = url.split("?")[0].rpartition("/")[2]
-    return not url.startswith("pipe:") and ".tar" not in last and not last.endswith(".tgz")
-
-
-def _expand(place: str) -> Iterator[Shard]:
-    from braceexpand import braceexpand
-
-    from whispertag.data.remote import is_remote, list_tars, look_at
-
-    for i, path in enumerate(braceexpand(os.path.expanduser(place))):
-        remote = is_remote(path)
-        if not (_is_remote_folder(path) if remote else os.path.isdir(path)):
-            if remote and i == 0:
-                look_at(path)
-            yield Shard(path)
-        elif manifest := read_manifest(path):
-            if not manifest.shards:
-                name, reason = next(iter(manifest.skipped.items()), ("none were given", ""))
-                raise ShardError(f"{path}: not one clip could be used; the first: {name}: {reason}")
-            for shard in manifest.shards:
-                where = f"{path.rstrip('/')}/{shard['name']}" if remote else str(Path(path) / shard["name"])
-                yield Shard(where, shard["clips"], shard["bytes"], shard["longest"])
-        elif tars := list_tars(path) if remote else sorted(map(str, Path(path).glob("*.tar"))):
-            yield from map(Shard, tars)
-        else:
-            raise ShardError(f"{path}: neither a {MANIFEST} nor *.tar files in this folder")
+def is_remote(place: str) -> bool:
+    """Whether this is a URL or a `pipe:` command, and no path."""
+    return place.startswith("pipe:") or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place) is not None

@@ -15,8 +15,8 @@ from webdataset.tariterators import base_plus_ext, group_by_keys
 
 from whispertag.data.cache import ShardCache
 from whispertag.data.ledger import BadClips
-from whispertag.data.remote import CHUNK, BrokenOff, RemoteStream, is_remote
-from whispertag.data.shards import Shard, ShardError
+from whispertag.data.remote import CHUNK, BrokenOff, RemoteStream
+from whispertag.data.shards import Shard, ShardError, is_remote
 
 Sample = dict[str, Any]
 MOST_BYTES = 2**28  # of a member: 2 h of 16-bit audio at 16 kHz; a header that says more is damaged
