@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo nano test test-all lint bench clean
+.PHONY: help setup demo nano test test-all lint bench bench-data bench-gpu clean
 DIGITS ?= ../shared/data/fsdd
 NOISES ?= ../shared/data/esc10
 
@@ -39,6 +39,13 @@ lint: $(VENV)/dev  ## style, imports, types
 
 bench: $(VENV)/dev  ## speed of the backbone against the plain way (see benchmarks/README.md)
 	$(BIN)/python benchmarks/hearing.py
+
+bench-data: $(VENV)/dev  ## features and streams against the released way (needs the program ffmpeg)
+	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/stream.py
+
+bench-gpu: $(VENV)/dev  ## a live encoder on a GPU: clips/s, share of its peak, waiting for data
+	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

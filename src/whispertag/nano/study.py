@@ -119,8 +119,8 @@ class Snapshots(pl.Callback):
 
 
 def _precision(asked: str) -> Any:
-    """Processors without bfloat16 arithmetic imitate it, twenty times as slowly as float32; some have it and are half as
-    fast in it. So it is tried.
+    """Processors without bfloat16 arithmetic imitate it, twenty times as slowly as float32; some have it and are half
+    as fast in it. So it is tried.
     """
     if asked != "auto":
         return asked
