@@ -114,7 +114,8 @@ class StopOnBadClips(Callback):
 
     def _check(self, trainer: Any) -> None:
         data = trainer.datamodule
-        if len(bad := data.bad.read()) > data.max_bad:
+        # What was left out when shards or features were made is known and told; it stops nothing again.
+        if len(bad := {k: why for k, why in data.bad.read().items() if k not in data.left_out}) > data.max_bad:
             name, reason = list(bad.items())[-1]
             raise ShardError(
                 f"{len(bad)} clips cannot be used, more than data.max_bad={data.max_bad}; "
