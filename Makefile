@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo nano test test-all lint bench bench-data bench-gpu clean
+.PHONY: help setup demo nano test test-all lint bench bench-data bench-gpu dashboard clean
+STUDY ?= scratch
 DIGITS ?= ../shared/data/fsdd
 NOISES ?= ../shared/data/esc10
 
@@ -46,6 +47,9 @@ bench-data: $(VENV)/dev  ## features and streams against the released way (needs
 
 bench-gpu: $(VENV)/dev  ## a live encoder on a GPU: clips/s, share of its peak, waiting for data
 	$(BIN)/python benchmarks/gpu.py
+
+dashboard: $(VENV)/ready  ## the runs of a study beside each other, here and as a page (STUDY=scratch)
+	$(BIN)/whispertag compare experiments/$(STUDY)
 
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

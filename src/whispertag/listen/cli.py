@@ -5,13 +5,15 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from whispertag.listen import datasets
+from whispertag.listen import compare, datasets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """→ exit code: 0 done, 1 an error (one line on stderr), 2 wrong usage (argparse), 130 Ctrl-C."""
     parser = argparse.ArgumentParser("whispertag", description="Sounds and words, heard by one frozen Whisper.")
-    datasets.add_commands(parser.add_subparsers(metavar="COMMAND", required=True))
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for part in (datasets, compare):
+        part.add_commands(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:

@@ -1,0 +1,250 @@
+"""A study's folder → one row a run, what differs among them, and means over seeds or folds.
+
+Reads result.json as plain json: neither torch nor Lightning is imported, and results of older versions are read too.
+"""
+
+import fcntl
+import json
+import math
+import struct
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whispertag.runs.folder import _FREE as FREE
+from whispertag.runs.folder import LOCK
+
+STATUSES = ("done", "failed", "interrupted", "running")  # and killed: "running", but no process holds the folder
+COSTS = ("parameters", "head_gmacs", "gmacs", "seconds", "clips_per_second", "skipped_clips")
+_COUNTS = ("classes_scored", "clips")  # among the metrics: shown where runs differ in them
+DEFAULT = "(default)"  # a group's choice, in runs that do not name one
+
+
+@dataclass(frozen=True)
+class Run:
+    """settings: dotted key → value of the configuration, and group → choice; asked: the keys its command named."""
+
+    name: str
+    folder: Path
+    status: str
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    asked: dict[str, str]
+    metrics: dict[str, float | None]
+    costs: dict[str, float | None]
+    error: str | None
+    per_class: Path | None
+
+    @property
+    def last_line(self) -> str:
+        """What ended it: the exception of its traceback, on one line; '' of a run that is done."""
+        if not self.error:
+            return {"killed": "its process is gone and left no traceback"}.get(self.status, "")
+        lines = self.error.rstrip().splitlines()
+        begin = max((i + 1 for i, line in enumerate(lines) if line[:1].isspace()), default=0)
+        return " ".join(" ".join(lines[min(begin, len(lines) - 1) :]).split())
+
+
+@dataclass(frozen=True)
+class Study:
+    """runs: best first, then those not done; differs: the settings that tell them apart; implied: settings that
+    differ too, but follow from one of those; unreadable: path → what is wrong with it."""
+
+    name: str
+    folder: Path
+    runs: list[Run]
+    unreadable: dict[str, str]
+    metric: str
+    metrics: list[str]
+    differs: list[str]
+    implied: list[str]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs alike but for what they are grouped by. metrics: name → mean, and its interval if there are two or more
+    units: values of the first key grouped by, each averaged over the other keys."""
+
+    settings: dict[str, Any]
+    runs: list[Run]
+    n_done: int
+    n_units: int
+    metrics: dict[str, tuple[float, float | None, float | None]]
+    costs: dict[str, float | None]
+
+
+def read_study(folder: Path, metric: str | None = None) -> Study:
+    """Of experiments/<study>, or any folder of runs. Raises ValueError if there are none, or none has `metric`."""
+    place = folder / "runs" if (folder / "runs").is_dir() else folder
+    if not place.is_dir():
+        raise ValueError(f"{folder}: no such folder; give experiments/<study>")
+    runs, unreadable = [], {}
+    for path in sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        try:
+            runs.append(_read(path))
+        except FileNotFoundError:
+            unreadable[path.name] = "no result.json: no run, or one that ended before it began"
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            unreadable[f"{path.name}/result.json"] = f"not a result ({type(error).__name__}: {error})"
+    if not runs:
+        found = "; ".join(f"{name}: {why}" for name, why in list(unreadable.items())[:3])
+        raise ValueError(
+            f"no runs in {place}" + (f" ({found})" if found else "; train.py study=<name> puts them there")
+        )
+    names = Counter(name for run in runs for name, value in run.metrics.items() if value is not None)
+    main = metric or max((n for n in names if n not in _COUNTS), key=lambda n: names[n], default="mAP")
+    if metric and metric not in names:
+        raise ValueError(f"{metric}: no run of {place} has it; there are {', '.join(names) or 'no metrics yet'}")
+    choices = _name_choices(runs)
+    differs, implied = _differences(runs, choices)
+    runs.sort(key=lambda run: (run.status != "done", -_or_least(run.metrics.get(main)), run.name))
+    other = [n for n in dict.fromkeys(n for run in runs for n in run.metrics) if n != main]
+    counted = {n: {run.metrics.get(n) for run in runs if run.status == "done"} for n in _COUNTS}
+    shown = [main, *(n for n in other if len(counted.get(n, (0, 1))) > 1)]
+    title = (folder.resolve().parent if folder.resolve().name == "runs" else folder.resolve()).name
+    return Study(title, folder, runs, unreadable, main, shown, differs, implied)
+
+
+def group(study: Study, keys: Sequence[str]) -> list[Group]:
+    """Best first. Raises ValueError if no run has such a key."""
+    from whispertag.studies.intervals import student
+
+    if unknown := [key for key in keys if not any(key in run.settings for run in study.runs)]:
+        raise ValueError(f"--group {unknown[0]}: no setting of these runs; they differ in {', '.join(study.differs)}")
+    kept = [key for key in study.differs if key not in keys]
+    alike: dict[str, list[Run]] = defaultdict(list)
+    for run in study.runs:
+        alike[canonical([run.settings.get(key) for key in kept])].append(run)
+    groups = []
+    for runs in alike.values():
+        done = [run for run in runs if run.status == "done"]
+        units: dict[str, list[Run]] = defaultdict(list)
+        for run in done:
+            units[canonical(run.settings.get(keys[0]))].append(run)
+        metrics: dict[str, tuple[float, float | None, float | None]] = {}
+        for name in study.metrics:
+            means = [m for unit in units.values() if (m := _mean([run.metrics.get(name) for run in unit])) is not None]
+            if means:
+                low, high = student(means) if len(means) > 1 else (None, None)  # type: ignore[arg-type]
+                metrics[name] = (sum(means) / len(means), low, high)
+        costs = {name: _mean([run.costs[name] for run in done]) for name in COSTS}
+        settings = {key: runs[0].settings[key] for key in kept if key in runs[0].settings}
+        groups.append(Group(settings, runs, len(done), len(units), metrics, costs))
+    return sorted(groups, key=lambda g: -_or_least(g.metrics.get(study.metric, (None,))[0]))
+
+
+def shown(value: Any) -> str:
+    """A setting as one writes it on the command line."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace('"', "")
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _read(folder: Path) -> Run:
+    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or not {"status", "config", "overrides"} <= record.keys():
+        raise ValueError("no status, config and overrides in it")
+    if (status := record["status"]) not in STATUSES:
+        raise ValueError(f"status {status!r}, not one of {', '.join(STATUSES)}")
+    if status == "running" and not _held(folder):
+        status = "killed"
+    config, gmacs = record["config"], {k: _number(v) for k, v in (record.get("gmacs") or {}).items()}
+    pairs = [str(override).lstrip("+~").partition("=") for override in record["overrides"]]
+    asked = {key: value for key, _, value in pairs if key.split("/")[0].split(".")[0] not in ("hydra", "sweep")}
+    costs = (
+        record.get("trainable_parameters"),
+        gmacs.get("head"),
+        sum(v for v in gmacs.values() if v is not None) if gmacs else None,
+        record.get("seconds"),
+        record.get("train_clips_per_second"),
+        len(record.get("bad_clips") or ()) or None,
+    )
+    return Run(
+        folder.name,
+        folder,
+        status,
+        config,
+        _flat(config),
+        asked,
+        {name: _number(value) for name, value in (record.get("metrics") or {}).items()},
+        dict(zip(COSTS, map(_number, costs))),
+        str(record["error"]) if record.get("error") else None,
+        folder / record["per_class"] if record.get("per_class") else None,
+    )
+
+
+def _held(folder: Path) -> bool:
+    """Whether a process holds the folder (runs/folder.claim). Asks, and does not take it: a run may want it now."""
+    mac = sys.platform == "darwin"
+    ask = struct.pack("qqihh", 0, 0, 0, fcntl.F_WRLCK, 0) if mac else struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+    try:
+        with open(folder / LOCK, "rb") as lock:
+            answer = fcntl.fcntl(lock, fcntl.F_GETLK, ask)
+    except OSError:
+        return False
+    kind = struct.unpack("qqihh", answer)[3] if mac else struct.unpack("hhqqi4x", answer)[0]
+    return kind != fcntl.F_UNLCK
+
+
+def _name_choices(runs: list[Run]) -> set[str]:
+    """head=tl_tr → settings["head"]; → such keys. A run that names no head has the name of the same one elsewhere."""
+    groups = {key for run in runs for key in run.asked if "." not in key and isinstance(run.config.get(key, {}), dict)}
+    for key in sorted(groups):
+        plain = [r for r in runs if key in r.asked and not any(k.startswith(f"{key}.") for k in r.asked)]
+        names = {canonical(run.config[key]): run.asked[key] for run in plain if key in run.config}
+        for run in runs:
+            named = run.asked.get(key) or names.get(canonical(run.config.get(key, "")), DEFAULT)
+            run.settings[key] = named
+    return groups
+
+
+def _differences(runs: list[Run], choices: set[str]) -> tuple[list[str], list[str]]:
+    """Settings that differ, choices first and seeds last; and of them what a command did not name and another tells."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    values = {key: [canonical(run.settings.get(key)) for run in runs] for key in keys if not _is_free(key)}
+    values = {key: column for key, column in values.items() if len(set(column)) > 1}
+    asked = [key for key in values if any(key in run.asked for run in runs)]
+    implied = [
+        key
+        for key, column in values.items()
+        if key not in asked and any(len(set(zip(values[a], column))) == len(set(values[a])) for a in asked)
+    ]
+    differs = [key for key in values if key not in implied]
+    return sorted(differs, key=lambda key: (key == "seed", key not in choices, "." in key)), implied
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+def _flat(node: dict[str, Any], at: str = "") -> dict[str, Any]:
+    """Dotted key → value, lists whole."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{at}{key}.") if isinstance(value, dict) and value else {f"{at}{key}": value}
+    return flat
+
+
+def _number(value: Any) -> float | None:
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+    ):
+        raise ValueError(f"{value!r} is no number")
+    return value
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are defined."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _or_least(value: float | None) -> float:
+    return -math.inf if value is None else value
