@@ -22,6 +22,15 @@ def add_commands(commands: Any) -> None:
     compare.add_argument("--csv", type=Path, metavar="FILE", help="write the rows of the table")
     compare.add_argument("--html", type=Path, metavar="FILE", help="where the page goes (<study>/dashboard.html)")
     compare.set_defaults(run=_compare)
+    sync = commands.add_parser("wandb-sync", help="send the offline W&B runs of a study")
+    sync.add_argument("--dry-run", action="store_true", help="only list what would be sent")
+    sync.set_defaults(run=_sync)
+    report = commands.add_parser("wandb-report", help="a W&B report of a study whose runs are there")
+    report.add_argument("--metric", help="what decides (mAP, or accuracy)")
+    report.add_argument("--entity", help="user or team (the one that is logged in)")
+    report.set_defaults(run=_report)
+    for made in (sync, report):
+        _study(made)
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -46,6 +55,29 @@ def _compare(options: argparse.Namespace) -> None:
     print(page)
 
 
+def _sync(options: argparse.Namespace) -> None:
+    from whispertag.runs.cloud import send, unsent
+    from whispertag.runs.rows import read_study
+
+    study = read_study(options.study)
+    for path, why in study.unreadable.items():
+        print(f"cannot be read: {path}: {why}", file=sys.stderr)
+    found = unsent(study.runs)
+    for run, file in found if options.dry_run else []:
+        print(f"{run.status}  {run.name}  {file.stat().st_size / 1e6:.2f} MB")
+    going = sum(run.status == "running" for run in study.runs)
+    print(f"{len(found)} offline runs to send" + (f"; {going} are still going on" if going else ""))
+    if found and not options.dry_run:
+        send([file for _, file in found])
+
+
+def _report(options: argparse.Namespace) -> None:
+    from whispertag.runs.cloud import save_report
+    from whispertag.runs.rows import read_study
+
+    print(save_report(read_study(options.study, options.metric), options.entity))
+
+
 def _show(study: "Study", groups: "Sequence[Group]", by: Sequence[str]) -> None:
     """Rows, then each run that is not done with what ended it; as wide as it must be where nobody's screen sets it."""
     from rich.console import Console
@@ -56,10 +88,7 @@ def _show(study: "Study", groups: "Sequence[Group]", by: Sequence[str]) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 10_000)
     keys = [key for key in study.differs if key not in by] if groups else study.differs
-    costs = [
-        c for c in TITLES.keys() | {"parameters", "seconds"} if any(run.costs[c] is not None for run in study.runs)
-    ]
-    costs = [c for c in study.runs[0].costs if c in costs]
+    costs = [name for name in COSTS if any(run.costs[name] is not None for run in study.runs)]
     table = Table(title=f"{study.name}: {_count(study)}", title_justify="left")
     table.add_column("done" if groups else "status")
     for key in keys:

@@ -294,6 +294,8 @@ def _loggers(config: DictConfig, result: "Result") -> list[Any]:
         from pytorch_lightning.loggers import WandbLogger
 
         result.wandb_id = result.wandb_id or uuid.uuid4().hex[:8]
+        # The name of a head or a data set is not in the configuration, only what it stands for.
+        choices = {k: v for k, v in _hydra().runtime.choices.items() if v and "/" not in k}
         loggers.append(
             WandbLogger(
                 name=Path(result.folder).name[:128],
@@ -301,8 +303,9 @@ def _loggers(config: DictConfig, result: "Result") -> list[Any]:
                 id=result.wandb_id,
                 project=config.logger.project,
                 group=config.study,
-                tags=list(config.logger.tags),
-                config=result.config,
+                job_type="train",
+                tags=[*config.logger.tags, *(f"{k}={choices[k]}"[:64] for k in ("model", "head", "data"))],
+                config=result.config | {"choices": choices},
                 mode=config.logger.mode,
                 settings=wandb.Settings(silent=True, console="off"),
             )

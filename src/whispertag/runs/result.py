@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,7 +107,12 @@ class Result:
             self.write_classes(tagger.score.classes)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.finish()  # the next run of a sweep needs one of its own
+                cost: dict[str, float | None] = {f"gmacs/{name}": value for name, value in self.gmacs.items()}
+                cost |= {"gmacs/all": sum(self.gmacs.values())}
+                cost |= {"trainable_parameters": self.trainable_parameters, "clips_per_second": speed.clips_per_second}
+                logger.log_metrics({name: value for name, value in cost.items() if value is not None})
+                # A sweep's next run needs one of its own; on an error W&B shows this one as failed.
+                logger.experiment.finish(exit_code=int(sys.exc_info()[0] is not None))
 
     def show(self) -> None:
         """A table on the terminal: what came out and where it lies."""
