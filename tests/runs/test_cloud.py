@@ -13,7 +13,6 @@ from whispertag.listen.cli import main
 from whispertag.runs import cloud
 from whispertag.runs.rows import read_study
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # wandb_workspaces' own affair
 
 

@@ -15,16 +15,18 @@ def read_curves(folder: Path) -> tuple[float | None, dict[str, tuple[list[int], 
     A run that went on after a stop has several files: of steps that it took twice the later ones count.
     Raises ValueError, with the line, if a file is no table of numbers.
     """
-    number = lambda path: int(path.parent.name.removeprefix("version_"))  # noqa: E731
-    versions = sorted((folder / "metrics").glob("version_*/metrics.csv"), key=number)
+    version = lambda path: int(path.parent.name.removeprefix("version_"))  # noqa: E731
+    versions = sorted((folder / "metrics").glob("version_*/metrics.csv"), key=version)
     curves: dict[str, dict[int, float]] = {}
     epoch_ends: dict[int, int] = {}
     for path in versions:
         rows, begun = _rows(path), False
         for number, row in enumerate(rows, 2):
             if None in row.values():
-                continue  # the last line of a run that was killed
+                continue  # the last line of a run that was killed, or is writing it
             try:
+                if None in row:
+                    raise ValueError("more columns than the first line")
                 step = int(row["step"])
                 values = {k: float(v) for k, v in row.items() if v and k.startswith(("train/", "val/")) and k[4:]}
                 if row.get("epoch") and any(k.startswith("val/") for k in values):

@@ -1,0 +1,85 @@
+"""`whispertag compare`, as one types it."""
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runs import fake
+from tests.runs.test_rows import folds_and_seeds
+from whispertag.listen.cli import main
+from whispertag.runs.rows import read_study
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_has_every_run_with_what_differs_and_the_page_lies_in_the_studys_folder(tmp_path, capsys):
+    folder = fake.study(tmp_path / "s", 60)
+    assert main(["compare", str(folder), "--csv", str(tmp_path / "rows.csv")]) == 0
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    heads = re.split(r"\s*[┃│]\s*", lines[2])[1:-1]
+    assert heads[:6] == ["status", "head", "layers", "seed", "mAP", "mAUC"] and "GMACs head" in heads
+    rows = [re.split(r"\s*│\s*", line)[1:-1] for line in lines if line.startswith("│")]
+    study = read_study(folder)
+    assert [row[:4] for row in rows] == [[r.status, *(str(r.settings[k]) for k in heads[1:4])] for r in study.runs]
+    assert rows[0][4] == f"{study.runs[0].metrics['mAP']:.4f}"
+    for run in study.runs:
+        assert (f"{run.status}: {run.name}\n    {run.last_line}\n" in said) == (run.status != "done")
+    assert "these differ too, as the columns do: head.time, head.layer, data.seed" in said
+    assert lines[-1] == str(folder / "dashboard.html") and (folder / "dashboard.html").exists()
+    written = table(tmp_path / "rows.csv")
+    assert [row["run"] for row in written] == [run.name for run in study.runs]
+    assert float(written[0]["mAP"]) == study.runs[0].metrics["mAP"] and written[0]["data.seed"] == written[0]["seed"]
+    assert [row["error"] for row in written] == [run.last_line for run in study.runs]
+
+
+def test_groups_have_means_and_intervals_and_what_failed_is_named_below(tmp_path, capsys):
+    folds_and_seeds(tmp_path / "s", lost=["a01"])
+    out = ["--csv", str(tmp_path / "m.csv"), "--html", str(tmp_path / "x" / "page.html")]
+    assert main(["compare", str(tmp_path / "s" / "runs"), "--group", "data.fold,seed", *out]) == 0
+    said = capsys.readouterr().out
+    assert "5 of 6" in said and "6 of 6" in said and "failed: a01\n    E\n" in said
+    assert "interval (Student) over data.fold, each averaged over seed first" in said
+    best, a = table(tmp_path / "m.csv")
+    assert (best["head"], best["runs"], best["done"], best["units"]) == ("b", "6", "6", "3")
+    assert float(best["mAP_low"]) < float(best["mAP"]) < float(best["mAP_high"])
+    assert (a["head"], a["done"]) == ("a", "5") and (tmp_path / "x" / "page.html").exists()
+    assert not (tmp_path / "s" / "runs" / "dashboard.html").exists()
+
+
+def test_what_cannot_be_read_is_named_on_stderr_and_on_the_page(tmp_path, capsys):
+    fake.result(tmp_path / "runs" / "good")
+    (fake.result(tmp_path / "runs" / "bad") / "result.json").write_text("{")
+    assert main(["compare", str(tmp_path)]) == 0
+    assert "cannot be read: bad/result.json: not a result (JSONDecodeError" in capsys.readouterr().err
+    assert "bad/result.json" in (tmp_path / "dashboard.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--group", "sed"], "--group sed: no setting of these runs"),
+        (["--metric", "mA"], "mA: no run of"),
+        (["--csv", "/no/such/rows.csv"], "cannot write /no/such/rows.csv"),
+    ],
+)
+def test_wrong_wishes_end_with_one_line(tmp_path, capsys, more, says):
+    folds_and_seeds(tmp_path)
+    assert main(["compare", str(tmp_path), *more]) == 1
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
+
+
+def test_it_answers_without_what_takes_seconds_to_load(tmp_path):
+    fake.study(tmp_path / "s", 3)
+    code = "import sys; from whispertag.listen.cli import main; assert main(['compare', 's']) == 0; "
+    code += "print({'pytorch_lightning', 'torchmetrics', 'wandb', 'plotly'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.endswith("\nset()\n"), done.stdout + done.stderr
