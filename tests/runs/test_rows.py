@@ -9,7 +9,8 @@ from scipy.stats import t
 
 from tests.runs import fake
 from whispertag.runs.curves import MOST_POINTS, read_classes, read_curves
-from whispertag.runs.rows import DEFAULT, group, read_study, shown
+from whispertag.runs.means import group
+from whispertag.runs.rows import DEFAULT, read_study, shown
 
 
 def test_runs_are_sorted_by_the_main_metric_and_those_not_done_are_there_too(tmp_path):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from whispertag.runs.rows import Group, Study
+    from whispertag.runs.means import Group
+    from whispertag.runs.rows import Study
 
 TITLES = {"head_gmacs": "GMACs head", "gmacs": "GMACs all", "clips_per_second": "clips/s", "skipped_clips": "skipped"}
 
@@ -36,7 +37,8 @@ def add_commands(commands: Any) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from whispertag.data.shards import write_atomically
     from whispertag.runs.dashboard import write_page
-    from whispertag.runs.rows import group, read_study
+    from whispertag.runs.means import group
+    from whispertag.runs.rows import read_study
 
     study = read_study(options.study, options.metric)
     groups = group(study, options.group) if options.group else []

@@ -10,7 +10,8 @@ from typing import Any
 
 from whispertag.data.shards import make_folder, write_atomically
 from whispertag.runs.curves import read_classes, read_curves
-from whispertag.runs.rows import COSTS, Group, Study, canonical, shown
+from whispertag.runs.means import Group
+from whispertag.runs.rows import COSTS, Study, canonical, shown
 
 
 def write_page(study: Study, path: Path, groups: Sequence[Group] = (), by: Sequence[str] = ()) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A study's folder → one row a run, what differs among them, and means over seeds or folds.
+"""A study's folder → one row a run, and what differs among them.
 
 Reads result.json as plain json: neither torch nor Lightning is imported, and results of older versions are read too.
 """
@@ -8,8 +8,7 @@ import json
 import math
 import struct
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,19 +62,6 @@ class Study:
     implied: list[str]
 
 
-@dataclass(frozen=True)
-class Group:
-    """Runs alike but for what they are grouped by. metrics: name → mean, and its interval if there are two or more
-    units: values of the first key grouped by, each averaged over the other keys."""
-
-    settings: dict[str, Any]
-    runs: list[Run]
-    n_done: int
-    n_units: int
-    metrics: dict[str, tuple[float, float | None, float | None]]
-    costs: dict[str, float | None]
-
-
 def read_study(folder: Path, metric: str | None = None) -> Study:
     """Of experiments/<study>, or any folder of runs. Raises ValueError if there are none, or none has `metric`."""
     place = folder / "runs" if (folder / "runs").is_dir() else folder
@@ -100,40 +86,12 @@ def read_study(folder: Path, metric: str | None = None) -> Study:
         raise ValueError(f"{metric}: no run of {place} has it; there are {', '.join(names) or 'no metrics yet'}")
     choices = _name_choices(runs)
     differs, implied = _differences(runs, choices)
-    runs.sort(key=lambda run: (run.status != "done", -_or_least(run.metrics.get(main)), run.name))
+    runs.sort(key=lambda run: (run.status != "done", -or_least(run.metrics.get(main)), run.name))
     other = [n for n in dict.fromkeys(n for run in runs for n in run.metrics) if n != main]
     counted = {n: {run.metrics.get(n) for run in runs if run.status == "done"} for n in _COUNTS}
     shown = [main, *(n for n in other if len(counted.get(n, (0, 1))) > 1)]
     title = (folder.resolve().parent if folder.resolve().name == "runs" else folder.resolve()).name
     return Study(title, folder, runs, unreadable, main, shown, differs, implied)
-
-
-def group(study: Study, keys: Sequence[str]) -> list[Group]:
-    """Best first. Raises ValueError if no run has such a key."""
-    from whispertag.studies.intervals import student
-
-    if unknown := [key for key in keys if not any(key in run.settings for run in study.runs)]:
-        raise ValueError(f"--group {unknown[0]}: no setting of these runs; they differ in {', '.join(study.differs)}")
-    kept = [key for key in study.differs if key not in keys]
-    alike: dict[str, list[Run]] = defaultdict(list)
-    for run in study.runs:
-        alike[canonical([run.settings.get(key) for key in kept])].append(run)
-    groups = []
-    for runs in alike.values():
-        done = [run for run in runs if run.status == "done"]
-        units: dict[str, list[Run]] = defaultdict(list)
-        for run in done:
-            units[canonical(run.settings.get(keys[0]))].append(run)
-        metrics: dict[str, tuple[float, float | None, float | None]] = {}
-        for name in study.metrics:
-            means = [m for unit in units.values() if (m := _mean([run.metrics.get(name) for run in unit])) is not None]
-            if means:
-                low, high = student(means) if len(means) > 1 else (None, None)  # type: ignore[arg-type]
-                metrics[name] = (sum(means) / len(means), low, high)
-        costs = {name: _mean([run.costs[name] for run in done]) for name in COSTS}
-        settings = {key: runs[0].settings[key] for key in kept if key in runs[0].settings}
-        groups.append(Group(settings, runs, len(done), len(units), metrics, costs))
-    return sorted(groups, key=lambda g: -_or_least(g.metrics.get(study.metric, (None,))[0]))
 
 
 def shown(value: Any) -> str:
@@ -145,6 +103,10 @@ def shown(value: Any) -> str:
 
 def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+def or_least(value: float | None) -> float:
+    return -math.inf if value is None else value
 
 
 def _read(folder: Path) -> Run:
@@ -238,13 +200,3 @@ def _number(value: Any) -> float | None:
     ):
         raise ValueError(f"{value!r} is no number")
     return value
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Of those that are defined."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _or_least(value: float | None) -> float:
-    return -math.inf if value is None else value

@@ -30,7 +30,7 @@ function figure(value, digits = 4) {
   return String(+value.toPrecision(digits));
 }
 const score = (value) => (value === null || value === undefined ? "" : value.toFixed(4));
-const label = (run) => study.differs.map((key) => `${key}=${run.settings[key] ?? "–"}`).join(", ") || run.name;
+const label = (run, keys = study.differs) => keys.map((key) => `${key}=${run.settings[key] ?? "–"}`).join(", ") || run.name || "all runs";
 const collator = new Intl.Collator("en", { numeric: true });
 const valuesOf = (key, of = runs) => [...new Set(of.map((run) => run.settings[key] ?? "–"))].sort(collator.compare);
 
@@ -65,7 +65,11 @@ function filters() {
   const search = make("input", { type: "search", placeholder: "filter: words, head=tl_tr, -word", "aria-label": "filter runs by words", oninput: apply });
   function apply() {
     const words = search.value.toLowerCase().split(/\s+/).filter((word) => word && word !== "-");
-    const fits = (run) => words.every((word) => word[0] === "-" ? !haystack.get(run).includes(word.slice(1)) : haystack.get(run).includes(word));
+    const has = (run, word) => { // head=wa_tr means that head, not wa_tr_512 too
+      const [key, value] = word.split("=", 2), known = study.differs.find((k) => k.toLowerCase() === key);
+      return value && known ? (run.settings[known] ?? "–").toLowerCase() === value : haystack.get(run).includes(word);
+    };
+    const fits = (run) => words.every((word) => (word[0] === "-" ? !has(run, word.slice(1)) : has(run, word)));
     visible = runs.filter((run) => !hidden.has(run.status) && fits(run)
       && Object.entries(asked).every(([key, value]) => value === "" || (run.settings[key] ?? "–") === value));
     redraw();

@@ -96,7 +96,7 @@ function scatters() {
     const svg = frame(x, y, `${study.metric} against ${COSTS[cost]}, ${things.length} points`);
     const points = things.map((t) => ({ ...t, cost: t.of.costs[cost], score: t.y[0], x: x.at(t.of.costs[cost]), y: y.at(t.y[0]),
       tell: () => [make("b", {}, `${study.metric} ${score(t.y[0])}`), t.y[1] == null ? "" : ` (${score(t.y[1])} – ${score(t.y[2])})`, make("br"),
-        `${COSTS[cost]} ${figure(t.of.costs[cost])}`, make("br"), label(t.of)],
+        `${COSTS[cost]} ${figure(t.of.costs[cost])}`, make("br"), label(t.of, means ? study.keys : study.differs)],
       pick: t.runs.length === 1 ? () => choose(t.runs[0]) : undefined }));
     const best = front(points);
     svg.append(make("path", { class: "front", d: best.map((p, i) => (i ? `H${p.x}V${p.y}` : `M${p.x} ${p.y}`)).join("") }));
@@ -130,7 +130,7 @@ function heat() {
     const show = (values) => {
       if (!values.length) return make("td", { title: "no run that is done" }, "–");
       const share = high > low ? (mean(values) - low) / (high - low) : 0.5;
-      return make("td", { class: share > 0.55 ? "hot" : null, title: `mean of ${values.length}: ${Math.min(...values).toFixed(4)} – ${Math.max(...values).toFixed(4)}`,
+      return make("td", { class: share > 0.6 ? "hot" : null, title: `mean of ${values.length}: ${Math.min(...values).toFixed(4)} – ${Math.max(...values).toFixed(4)}`,
         style: `background:color-mix(in oklab, var(--accent) ${(8 + 92 * share).toFixed(0)}%, var(--raised))` }, mean(values).toFixed(3));
     };
     const options = keys.map((k) => [k, k]);
