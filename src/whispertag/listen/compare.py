@@ -66,7 +66,7 @@ def _sync(options: argparse.Namespace) -> None:
         print(f"cannot be read: {path}: {why}", file=sys.stderr)
     found = unsent(study.runs)
     for run, file in found if options.dry_run else []:
-        print(f"{run.status}  {run.name}  {file.stat().st_size / 1e6:.2f} MB")
+        print(f"{run.status}  {run.name}  {file.stat().st_size / 1e3:,.0f} kB")
     going = sum(run.status == "running" for run in study.runs)
     print(f"{len(found)} offline runs to send" + (f"; {going} are still going on" if going else ""))
     if found and not options.dry_run:

@@ -92,7 +92,9 @@ function scatters() {
   function panel(cost, things, names) {
     if (!things.length) return null;
     const x = scale(things.map((t) => t.of.costs[cost]), LEFT, WIDTH - RIGHT, true);
-    const y = scale(things.flatMap((t) => t.y.filter((v) => v != null)), HEIGHT - BOTTOM, TOP);
+    const ys = things.map((t) => t.y[0]), spread = Math.max(...ys) - Math.min(...ys);
+    const near = (v) => Math.min(Math.max(v, Math.min(...ys) - spread / 2), Math.max(...ys) + spread / 2);
+    const y = scale(things.flatMap((t) => t.y.filter((v) => v != null).map(near)), HEIGHT - BOTTOM, TOP); // wide intervals are cut
     const svg = frame(x, y, `${study.metric} against ${COSTS[cost]}, ${things.length} points`);
     const points = things.map((t) => ({ ...t, cost: t.of.costs[cost], score: t.y[0], x: x.at(t.of.costs[cost]), y: y.at(t.y[0]),
       tell: () => [make("b", {}, `${study.metric} ${score(t.y[0])}`), t.y[1] == null ? "" : ` (${score(t.y[1])} – ${score(t.y[2])})`, make("br"),
@@ -103,7 +105,7 @@ function scatters() {
     for (const p of points) {
       const { colour: fill, shape } = look(Math.max(0, names.indexOf(p.of.settings[colour] ?? "–")));
       const t = things[points.indexOf(p)];
-      if (t.y[1] != null) svg.append(make("line", { class: "interval", stroke: fill, x1: p.x, x2: p.x, y1: y.at(t.y[1]), y2: y.at(t.y[2]) }));
+      if (t.y[1] != null) svg.append(make("line", { class: "interval", stroke: fill, x1: p.x, x2: p.x, y1: y.at(near(t.y[1])), y2: y.at(near(t.y[2])) }));
       svg.append(shape(p.x, p.y, 3.7, { fill, class: "point" }));
       if (p.runs.some((run) => chosen.has(run))) svg.append(make("circle", { class: "picked", cx: p.x, cy: p.y, r: 7 }));
     }
