@@ -8,6 +8,7 @@ subprocess, attention written out. All weights and waves are random; what counts
 """
 
 import argparse
+import logging
 import os
 import platform
 import shutil
@@ -129,20 +130,23 @@ def load(folder: Path, workers: int) -> None:
 
 
 def train(folder: Path) -> None:
-    print("\n### Training from feature shards (tiny's dimensions, batches of 48, one worker)\n")
+    print("\n### Training from feature shards (tiny's dimensions, batches of 48, one thread and one worker)\n")
     print("| head | precision | clips/s | waiting for data |\n|---|---|---|---|", flush=True)
+    logging.getLogger("whispertag").setLevel(logging.ERROR)  # that weights are random is said above
+    torch.set_num_threads(1)  # a core for training, one for the worker: idle OpenMP threads spin, and starve it
     backbone = WhisperBackbone("tiny", weights="random")
     pools = {"wa_mlp": ("mean", "weighted", "time"), "tl_tr": ("attend", "attend", "time")}
     for name, (over_time, over_layers, first) in pools.items():
         for precision in ("float16", "int8"):
             data = feature_data(folder, "tiny", 4800, precision, workers=1)
+            data.balance, data.reads = True, 0.2  # each clip about five times: an epoch long enough to be typical
             head = TaggingHead(4, 384, 527, over_time, over_layers, first)
-            tagger = Tagger(backbone, head, CLASSES, "multilabel", Augment(), StepDecay(), 100, 2)
+            tagger = Tagger(backbone, head, CLASSES, "multilabel", Augment(), StepDecay(), 500, 1)
             speed = Speed()
             quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
             trainer = Trainer(
                 accelerator="cpu",
-                max_epochs=2,
+                max_epochs=1,
                 limit_val_batches=0,
                 reload_dataloaders_every_n_epochs=1,
                 enable_model_summary=False,
@@ -244,7 +248,6 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["load", "train", "extract"], help="load, train, extract")
     parser.add_argument("--folder", help="where the files lie meanwhile (a few GB; default: the system's)")
     asked = parser.parse_args()
-    import logging
     import warnings
 
     warnings.filterwarnings("ignore")
@@ -258,7 +261,9 @@ def main() -> None:
                     own.mkdir()
                     load(own, workers)
             elif part == "train":
+                threads = torch.get_num_threads()
                 train(Path(folder))
+                torch.set_num_threads(threads)
             else:
                 extract(Path(folder))
 

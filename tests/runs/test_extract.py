@@ -75,6 +75,16 @@ def test_clips_that_cannot_be_heard_are_named_and_the_rest_is_kept(tmp_path, whi
     assert kept["states_NLTD"].shape == (5, 5, 2, 64)
 
 
+def test_a_shard_whose_line_broke_is_not_taken_for_whole(tmp_path, whisper_file):
+    members = {f"k{i}.{e}": content for i in range(7) for e, content in (("wav", GOOD), ("json", LABELS))}
+    tar = tar_of(tmp_path / "a.tar", members)
+    for command, clips in ((f"pipe:head -c 200000 {tar}; false", None), (f"pipe:cat {tar}", 7)):
+        made, store = extraction(command, WhisperBackbone(str(whisper_file)), tmp_path / "kept", retries=0)
+        assert made.heard > 0
+        assert (store.done(made.clips.train_shards[0]) or {}).get("clips") == clips
+        assert list(made.broken_off) == ([command] if clips is None else [])
+
+
 def test_features_train_as_well_as_audio_and_layers_are_picked_from_all(tmp_path):
     told = extract(*TINY).stdout
     assert "2 of 2" in told and "heard now" in told

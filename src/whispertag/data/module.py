@@ -1,6 +1,7 @@
 """ClipData: shards of sounds, streamed with webdataset in visible stages."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
@@ -104,6 +105,7 @@ class ClipData(LightningDataModule):
         self.batch_size, self.workers, self.label_key = batch_size, workers, label_key
         self.shuffle, self.max_bad, self.seed = shuffle, max_bad, seed
         self.balance, self.reads, self.epochs_per_pass, self.source = balance, reads, epochs_per_pass, source
+        self.arrived = 0.0  # when the batch in hand came out of the loader; perf_counter's seconds
         self.features: FeatureStore | None = None
         self.left_out: Collection[str] = ()  # bad clips known before anything was read; they count against no limit
         self._n_train, self._prepare, self._warned = n_train, prepare, False
@@ -248,6 +250,10 @@ class ClipData(LightningDataModule):
         """Batches still to be heard, where manifests know them."""
         sizes = [shard.clips for shard in self.to_extract]
         return float("inf") if None in sizes else sum(ceil((n or 0) / self.batch_size) for n in sizes)
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        self.arrived = time.perf_counter()  # what is spent after this is not spent waiting for data
+        return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Features are dequantised where they are used: half or a quarter of the bytes cross the bus."""

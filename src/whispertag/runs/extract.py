@@ -1,5 +1,6 @@
 """A data set through the backbone once: audio shards → feature shards (data/features.py)."""
 
+import logging
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,8 +12,10 @@ from rich.table import Table
 
 from whispertag.data.features import FeatureStore, ShardFeatures
 from whispertag.data.module import ClipData
+from whispertag.data.shards import is_remote
 from whispertag.model.backbone import WhisperBackbone
 
+log = logging.getLogger(__name__)
 AHEAD = 4  # batches of states that may wait to be written
 
 
@@ -27,6 +30,7 @@ class Extraction(LightningModule):
         self.backbone, self.clips, self.store = backbone, clips, store
         self.heard = 0  # clips
         self.seconds = 0.0
+        self.broken_off: dict[str, str] = {}  # URL of a shard → why it could not be read to its end
         self._in_hand: ShardFeatures | None = None
 
     def on_predict_start(self) -> None:
@@ -46,7 +50,10 @@ class Extraction(LightningModule):
         if batch["last"]:
             bad = self.clips.bad.read().items()
             skipped = {k: why for k, why in bad if k == shard.path or k.startswith(f"{shard.path}:")}
-            self._later(hand.finish, skipped)
+            if is_remote(shard.path) and shard.path in skipped:  # the line broke, not the shard
+                self.broken_off[shard.path] = skipped[shard.path]
+            else:
+                self._later(hand.finish, skipped)
             self._in_hand = None
 
     def _later(self, work: Any, *arguments: Any) -> None:
@@ -59,6 +66,8 @@ class Extraction(LightningModule):
             self._ahead.popleft().result()
         self._writer.shutdown()
         self.seconds = time.perf_counter() - self._began
+        for path, why in self.broken_off.items():
+            log.warning("%s: %s; nothing of it is kept, the same command tries it again", path, why)
 
     def show(self) -> None:
         """What is in the store of this data set now, and what this process added."""

@@ -159,9 +159,10 @@ class Speed(Callback):
     def on_train_epoch_start(self, trainer: Any, tagger: Any) -> None:
         self._ended = time.perf_counter()
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         assert self._ended is not None
-        self._started = time.perf_counter()
+        # From then on it is Lightning that prepares the batch, and features that are dequantised.
+        self._started = max(self._ended, trainer.datamodule.arrived)
         self.waited += self._started - self._ended
 
     def on_train_batch_end(self, trainer: Any, tagger: Any, outputs: Any, batch: Any, _: int) -> None:
