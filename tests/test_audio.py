@@ -116,6 +116,7 @@ def test_a_path_reads_like_its_bytes(tmp_path):
         (encoded(np.array([[0.1], [np.inf]]), 44_100, format="WAV", subtype="FLOAT"), "NaN or infinite"),
         (encoded(tone(16_000, 1), 16_000, format="FLAC")[:60], "cannot be decoded"),
     ],
+    ids=["empty", "text", "no samples", "NaN", "infinite", "cut"],  # a wave file holds the second it was written in
 )
 def test_clips_that_cannot_be_used_say_why(data, says):
     with pytest.raises(AudioError, match=says):
