@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property, partial
 from math import ceil
 from os import PathLike
@@ -108,14 +108,16 @@ class ClipData(LightningDataModule):
         self.arrived = 0.0  # when the batch in hand came out of the loader; perf_counter's seconds
         self.features: FeatureStore | None = None
         self.left_out: Collection[str] = ()  # bad clips known before anything was read; they count against no limit
-        self._n_train, self._prepare, self._warned = n_train, prepare, False
+        self._n_train, self.prepare, self._warned = n_train, prepare, False
         self.cache, self.retries = ShardCache(cache, cache_gb) if cache else None, retries
         self.bad = BadClips("bad_clips.jsonl")
+        # Where batches come from: of runs that share an encoder one reads for all (runs/shared.py).
+        self.read: Callable[[str, int], Iterable[dict[str, Any]]] = self.stream
 
     def prepare_data(self) -> None:
         """Make missing shards (Lightning calls it on one process only)."""
-        if self._prepare:
-            self._prepare()
+        if self.prepare:
+            self.prepare()
 
     @cached_property
     def train_shards(self) -> list[Shard]:
@@ -214,9 +216,27 @@ class ClipData(LightningDataModule):
             raise ShardError(f"{total:.0f} training clips an epoch for {readers} workers × ranks: take fewer of both")
         return ceil(total / readers / self.batch_size)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Iterable[dict[str, Any]]:
         """The stream of the trainer's current epoch; Lightning asks anew for every epoch."""
-        epoch = self.trainer.current_epoch if self.trainer else 0
+        return self.read("train", self._epoch)
+
+    def statistics_dataloader(self) -> Iterable[dict[str, Any]]:
+        """The same clips in the same order, for what is to be known of them before training."""
+        return self.read("statistics", self._epoch)
+
+    def val_dataloader(self) -> Iterable[dict[str, Any]]:
+        return self.read("val", self._epoch)
+
+    test_dataloader = val_dataloader
+
+    @property
+    def _epoch(self) -> int:
+        return self.trainer.current_epoch if self.trainer else 0
+
+    def stream(self, stage: str, epoch: int) -> DataLoader:
+        """stage  train | statistics | val; the last is the same in every epoch"""
+        if stage == "val":
+            return self._loader(self._stages(self.val_shards))
         nth_pass, part = divmod(epoch, self.epochs_per_pass)
         if self.epochs_per_pass > len(self.train_shards):
             raise ShardError(f"data.epochs_per_pass={self.epochs_per_pass}: there are {len(self.train_shards)} shards")
@@ -228,11 +248,6 @@ class ClipData(LightningDataModule):
         if (world_size := self._share().world_size) > 1:
             stages = [partial(repeated, stages, self._batches_each(world_size))]
         return self._loader(stages)
-
-    def val_dataloader(self) -> DataLoader:
-        return self._loader(self._stages(self.val_shards))
-
-    test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> DataLoader:
         """For extract.py: this rank's share of all shards, but for those whose features are there."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,24 @@ class WhisperBackbone(nn.Module):
         self.fingerprint = sha256(path) if state else f"random:{digest(self.encoder)}"
         self.requires_grad_(False)
         self.eval()
+        self._borrows = False
+
+    def at(self, layers: str | int | Sequence[int]) -> "WhisperBackbone":
+        """The same encoder at other layers, none of them beyond this one's last; no deeper than they need.
+
+        It borrows the weights: only the backbone that lends them can be moved, and it takes along all that borrow.
+        """
+        other = _shallow(self)
+        other.layers = layer_indices(layers, self.n_layers)
+        if (last := max(other.layers)) >= len(self.encoder.blocks):
+            raise ValueError(f"layers={layers}: this backbone was built for layers 0 … {len(self.encoder.blocks) - 1}")
+        other.encoder = _shallow(self.encoder)
+        other.encoder.blocks = self.encoder.blocks[: last + 1]
+        other._borrows = True
+        return other
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "WhisperBackbone":
+        return self if self._borrows else super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> "WhisperBackbone":
         """Stays in evaluation mode, whatever the module around it does."""
@@ -104,6 +123,11 @@ class WhisperBackbone(nn.Module):
 
     def hear(self, wave_BS: Tensor) -> Tensor:
         """wave_BS (16 kHz, at most `context` seconds) → states_BLTD of the clips' own steps."""
+        # Autocast off: what the states are must not hang on the precision the head trains in.
+        with _no_autocast(wave_BS.device):
+            return self._hear(wave_BS)
+
+    def _hear(self, wave_BS: Tensor) -> Tensor:
         n_clips, seconds = len(wave_BS), wave_BS.shape[1] / SAMPLE_RATE
         n_steps, per_window = self.n_steps(seconds), self.clips_per_window(seconds)
         if not self.packed:
@@ -137,7 +161,6 @@ class WhisperBackbone(nn.Module):
     def forward(self, mel_BMF: Tensor) -> Tensor:
         """mel_BMF (F even, at most 3000) → states_BLTD, T = F / 2 / pool, whole steps only."""
         encoder, dtype = self.encoder, self._dtype_on(mel_BMF.device)
-        # Autocast off: what the states are must not hang on the precision the head trains in.
         with _no_autocast(mel_BMF.device):
             x = convolve(encoder, mel_BMF.to(dtype))
             x = (x + encoder.positional_embedding[: x.shape[1]]).to(dtype)
@@ -157,6 +180,13 @@ class WhisperBackbone(nn.Module):
                 if isinstance(module, nn.Linear | nn.Conv1d):  # Whisper's layer norms stay in float32
                     module.to(dtype)
         return dtype
+
+
+def _shallow(module: Any) -> Any:
+    """A copy whose submodules can be exchanged; parameters and buffers are the very same."""
+    other = copy(module)
+    other._modules = dict(module._modules)
+    return other
 
 
 def convolve(encoder: Any, mel_BMF: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """The baseline without a Whisper: a linear probe on the mean and deviation of each log-mel band."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from whispertag.audio import log_mel
 from whispertag.data.module import ClipData
@@ -37,7 +39,7 @@ def logmel_probe(clips: ClipData, regularisation: float = 0.1) -> Score:
     return score(torch.from_numpy(logits_NC), torch.from_numpy(val_NC), clips.classes, clips.task)
 
 
-def _statistics(loader: DataLoader) -> tuple[np.ndarray, np.ndarray]:
+def _statistics(loader: Iterable[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """→ mean and deviation over time (clips × 160), labels (clips × C)."""
     features, labels = [], []
     for batch in loader:

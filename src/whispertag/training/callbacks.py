@@ -1,6 +1,7 @@
 """Callbacks that Lightning does not have."""
 
 import signal
+import threading
 import time
 from typing import Any
 
@@ -31,7 +32,7 @@ class StandardizeStates(Callback):
         n = 0
         sums = squares = torch.zeros((), dtype=torch.float64, device=tagger.device)
         n_clips, share = 0, -(-self.clips // trainer.world_size)
-        for batch in trainer.datamodule.train_dataloader():
+        for batch in trainer.datamodule.statistics_dataloader():
             batch = trainer.strategy.batch_to_device(batch)
             states_LND = tagger.states(batch).double().transpose(0, 1).flatten(1, 2)
             n += states_LND.shape[1]
@@ -138,10 +139,12 @@ class HeedCtrlC(Callback):
         signal.default_int_handler(number, frame)
 
     def setup(self, trainer: Any, tagger: Any, stage: str) -> None:
-        self._before = signal.signal(signal.SIGINT, self._press)
+        if threading.current_thread() is threading.main_thread():  # other threads get no signals (runs/lockstep.py)
+            self._before = signal.signal(signal.SIGINT, self._press)
 
     def teardown(self, trainer: Any, tagger: Any, stage: str) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._before)
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self.pressed:
