@@ -33,14 +33,15 @@ def run(config: DictConfig, result) -> None:
 
     with recording(result):
         # 1. What is heard, what hears it, what learns.
-        clips = build.data(config, Path(result.folder))
-        backbone = build.backbone(config, clips)  # before shards are made: weights may not be there
-        clips.features = build.features(config, backbone, clips)
-        clips.prepare_data()
-        clips.setup()
-        trainer = build.trainer(config, result)
-        tagger = build.tagger(config, backbone, clips, trainer)
-        result.describe(tagger, clips)
+        with build.in_turn:
+            clips = build.data(config, Path(result.folder))
+            backbone = build.backbone(config, clips)  # before shards are made: weights may not be there
+            clips.features = build.features(config, backbone, clips)
+            clips.prepare_data()
+            clips.setup()
+            trainer = build.trainer(config, result)
+            tagger = build.tagger(config, backbone, clips, trainer)
+            result.describe(tagger, clips)
 
         # 2. Fit, then score the final (averaged) weights.
         try:

@@ -3,8 +3,11 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from whispertag.model.backbone import WhisperBackbone
     from whispertag.model.checkpoint import Description
     from whispertag.runs.result import Result
+    from whispertag.runs.shared import Member
     from whispertag.training.tagger import Tagger
 
 log = logging.getLogger(__name__)
@@ -34,6 +38,10 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "last.ckpt"
 HEAD = "head.safetensors"
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+# Of a run that shares its encoder with others, in a thread of its own (runs/shared.py).
+MEMBER: ContextVar["Member | None"] = ContextVar("member", default=None)
+# Runs in threads are built in turn: random states, Lightning's set-up and the making of shards are the process's.
+in_turn = threading.RLock()
 
 
 @contextmanager
@@ -112,6 +120,7 @@ def begin(config: DictConfig) -> "Result":
         raise ValueError(f"sweep={sweep} is a sweep: run it with -m")  # Hydra would run one default job
     asked: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     new = Result(list(_hydra().overrides.task), asked, folder=str(folder))
+    new.sharing = member.group.size if (member := MEMBER.get()) else 1
     # Other ranks than the first look at the folder only to go on: the first may be setting an old run aside.
     old = Result.read(folder) if config.resume or is_first_process() else None
     if old and config.resume:
@@ -137,13 +146,17 @@ def data(config: DictConfig, folder: Path) -> "ClipData":
 
     clips = instantiate(config.data, _convert_="all")
     clips.bad = BadClips(folder / "bad_clips.jsonl")
+    if member := MEMBER.get():
+        member.join(clips)
     return clips
 
 
 def backbone(config: DictConfig, clips: "ClipData") -> "WhisperBackbone":
     """The backbone, for clips of this length."""
-    what = {k: config[k] for k in ("layers", "weights", "context", "pool")}
-    made = instantiate(config.model, **what, _convert_="all")
+    what = {k: config[k] for k in ("weights", "context", "pool")}
+    make = partial(instantiate, config.model, **what, _convert_="all")
+    member = MEMBER.get()
+    made = member.borrow(make, config.layers) if member else make(layers=config.layers)
     made.clips_per_window(clips.clip_seconds)  # raises if they do not fit, before shards are made
     return made
 
@@ -221,7 +234,8 @@ def trainer(config: DictConfig, result: "Result") -> "Trainer":
     from whispertag.training.callbacks import HeedCtrlC, Speed, StopOnBadClips
 
     asked = [instantiate(c) for c in config.callbacks.values() if c]
-    if not config.trainer.enable_progress_bar:
+    bar = config.trainer.enable_progress_bar and not MEMBER.get()  # a group has one for all
+    if not bar:
         from pytorch_lightning.callbacks import ProgressBar
 
         asked = [c for c in asked if not isinstance(c, ProgressBar)]
@@ -235,6 +249,7 @@ def trainer(config: DictConfig, result: "Result") -> "Trainer":
         config.trainer,
         callbacks=[*asked, StopOnBadClips(), HeedCtrlC(), Speed(), last],
         logger=_loggers(config, result),
+        enable_progress_bar=bar,
         default_root_dir=result.folder,
         reload_dataloaders_every_n_epochs=1,  # the stream of an epoch is made for that epoch
         use_distributed_sampler=False,  # ranks share by shard, in the stream itself
@@ -307,6 +322,7 @@ def _loggers(config: DictConfig, result: "Result") -> list[Any]:
                 tags=[*config.logger.tags, *(f"{k}={choices[k]}"[:64] for k in ("model", "head", "data"))],
                 config=result.config | {"choices": choices},
                 mode=config.logger.mode,
+                reinit="create_new",  # beside those of other runs in this process
                 settings=wandb.Settings(silent=True, console="off"),
             )
         )
@@ -334,4 +350,4 @@ def description(config: DictConfig, tagger: "Tagger", clips: "ClipData") -> "Des
 
 
 def _hydra() -> Any:
-    return HydraConfig.get()
+    return member.hydra if (member := MEMBER.get()) else HydraConfig.get()

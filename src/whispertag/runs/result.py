@@ -39,6 +39,7 @@ class Result:
     gmacs          multiply-adds of backbone and head on one clip, in 10⁹
     waiting_for_data  share of the training time
     bad_clips      name → why it was skipped
+    sharing        runs that shared one encoder with it, itself among them: its times are those of all together
     """
 
     overrides: list[str]
@@ -56,6 +57,7 @@ class Result:
     waiting_for_data: float | None = None
     epochs: int | None = None
     bad_clips: dict[str, str] = field(default_factory=dict)
+    sharing: int = 1
     versions: dict[str, str] = field(default_factory=dict)
     git_revision: str | None = None
     wandb_id: str | None = None
