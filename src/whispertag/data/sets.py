@@ -78,9 +78,9 @@ def own(
 
 
 def audioset(root: str | PathLike[str], subset: str, n_train: int | None = None, **streaming: Any) -> ClipData:
-    """AudioSet as ready-made 16 kHz tars, read in place: `{root}/{subset}/{train,test}/*.tar`."""
-    tars = Path(root).expanduser() / subset
-    return ClipData([tars / "train"], [tars / "test"], "audioset", n_train=n_train, **streaming)
+    """AudioSet as ready-made 16 kHz tars, read in place: `{root}/{subset}/{train,test}/*.tar`; the root may be a URL."""
+    tars = f"{str(root).rstrip('/')}/{subset}"
+    return ClipData([f"{tars}/train"], [f"{tars}/test"], "audioset", n_train=n_train, **streaming)
 
 
 def _shards_for(
