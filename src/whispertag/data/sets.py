@@ -78,7 +78,7 @@ def own(
 
 
 def audioset(root: str | PathLike[str], subset: str, n_train: int | None = None, **streaming: Any) -> ClipData:
-    """AudioSet as ready-made 16 kHz tars, read in place: `{root}/{subset}/{train,test}/*.tar`; the root may be a URL."""
+    """AudioSet as ready-made 16 kHz tars, in place: `{root}/{subset}/{train,test}/*.tar`; the root may be a URL."""
     tars = f"{str(root).rstrip('/')}/{subset}"
     return ClipData([f"{tars}/train"], [f"{tars}/test"], "audioset", n_train=n_train, **streaming)
 
