@@ -24,7 +24,8 @@ def main(config: DictConfig) -> None:
         result = build.begin(config)
         if result.status != "done":
             run(config, result)
-        result.show()
+        with build.in_turn:
+            result.show()
 
 
 def run(config: DictConfig, result) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -63,7 +63,7 @@ class SharedEncoderLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         jobs = [self._prepare(list(overrides), i) for i, overrides in enumerate(job_overrides, initial_job_idx)]
         groups = grouped([job for job in jobs if job.returned.status == JobStatus.UNKNOWN])
-        log.info("%d jobs, %d encoders", len(jobs), len(groups))
+        log.info("%d jobs hear the backbone %s", len(jobs), "once" if len(groups) == 1 else f"{len(groups)} times")
         for group in groups:
             self._run(group)
         return [job.returned for job in jobs]
@@ -82,7 +82,7 @@ class SharedEncoderLauncher(Launcher):
         returned = run_job(
             look, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context, configure_logging=False
         )
-        log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
+        log.info("\t#%d : %s", number, " ".join(overrides))
         if seen:
             returned.status = JobStatus.UNKNOWN
         return Job(returned.cfg, seen[0] if seen else None, returned)  # type: ignore[arg-type]
@@ -93,6 +93,7 @@ class SharedEncoderLauncher(Launcher):
         first = group[0]
         configure_log(first.hydra.job_logging, first.hydra.verbose)
         for handler in logging.root.handlers[:]:
+            handler.addFilter(Once())
             if isinstance(handler, logging.FileHandler):
                 logging.root.removeHandler(handler)  # every run gets one of its own
                 handler.close()
@@ -116,6 +117,19 @@ class SharedEncoderLauncher(Launcher):
                 log.error("%s failed: %s", Path(job.folder).name, error)
 
         return work
+
+
+class Once(logging.Filter):
+    """What every run of a group says is said once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        new = (said := record.getMessage()) not in self._said
+        self._said.add(said)
+        return new
 
 
 def grouped(jobs: Sequence[Job]) -> list[list[Job]]:

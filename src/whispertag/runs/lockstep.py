@@ -27,7 +27,9 @@ class Lockstep:
         self._waiting: list[tuple[tuple[Any, int], Future]] = []  # ((stream, number of the item), its taker)
         self._errands: list[tuple[Callable[[], Any], Future]] = []
         self._takers: list[Future] = []  # of what is being read
-        self._streams: dict[tuple[Any, int], Iterator[Any]] = {}  # by what they would give next
+        # By what they would give next, with what they gave last: Lightning begins an epoch by reading its first batch,
+        # and then begins again.
+        self._streams: dict[tuple[Any, int], tuple[Iterator[Any], Any]] = {}
         self._stopped = self._pressed = self._at_work = False
 
     def read(self, stream: Any) -> Iterator[Any]:
@@ -98,9 +100,11 @@ class Lockstep:
             elif not self._waiting:
                 return False
             else:
-                for place in self._streams.keys() - {place for place, _ in self._waiting}:
-                    del self._streams[place]  # nobody goes on with it
-                first = min(place for place, _ in self._waiting)
+                places = {place for place, _ in self._waiting}
+                for stream, number in list(self._streams):
+                    if places.isdisjoint([(stream, number), (stream, number - 1)]):
+                        del self._streams[stream, number]  # nobody goes on with it
+                first = min(places)
                 self._takers = [taker for place, taker in self._waiting if place == first]
                 self._waiting = [waits for waits in self._waiting if waits[0] != first]
                 work = lambda: self._next(*first)  # noqa: E731
@@ -118,9 +122,11 @@ class Lockstep:
         return True
 
     def _next(self, stream: Any, number: int) -> Any:
-        items = self._streams.pop((stream, number)) if number else self._open(stream)
+        if (stream, number + 1) in self._streams:
+            return self._streams[stream, number + 1][1]
+        items = self._streams.pop((stream, number))[0] if number else self._open(stream)
         if (item := next(items, END)) is not END:
-            self._streams[stream, number + 1] = items
+            self._streams[stream, number + 1] = items, item
         return item
 
     def _stop(self) -> None:
