@@ -11,8 +11,8 @@ from whispertag.data.ledger import is_first_process
 
 LOCK = ".lock"
 # What may differ between a run and its resumption: how it is run and shown, not what it computes.
-_FREE = {"resume", "study", "baseline", "folder", "data.folder", "logger", "cache"}
-_FREE |= {"trainer.enable_progress_bar", "trainer.log_every_n_steps"}
+FREE = {"resume", "study", "baseline", "folder", "data.folder", "logger", "cache"}
+FREE |= {"trainer.enable_progress_bar", "trainer.log_every_n_steps"}
 
 
 def run_name(overrides: str) -> str:
@@ -46,7 +46,7 @@ def first_difference(old: dict[str, Any], new: dict[str, Any], at: str = "") -> 
     """The first key whose value differs, or ''."""
     for key in sorted({*old, *new}):
         was, now = old.get(key), new.get(key)
-        if f"{at}{key}" in _FREE:
+        if f"{at}{key}" in FREE:
             continue
         if isinstance(was, dict) and isinstance(now, dict):
             if found := first_difference(was, now, f"{at}{key}."):

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whispertag.runs.folder import _FREE as FREE
-from whispertag.runs.folder import LOCK
+from whispertag.runs.folder import FREE, LOCK
 
 STATUSES = ("done", "failed", "interrupted", "running")  # and killed: "running", but no process holds the folder
 COSTS = ("parameters", "head_gmacs", "gmacs", "seconds", "clips_per_second", "skipped_clips")
