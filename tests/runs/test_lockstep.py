@@ -87,7 +87,7 @@ def test_one_that_fails_is_waited_for_no_longer():
             if item == "a2":
                 raise ValueError("on purpose")
 
-    streams, (first, failed) = together(through("a", "b"), fails)
+    _streams, (first, failed) = together(through("a", "b"), fails)
     assert first == ALL["a"] + ALL["b"] and str(failed) == "on purpose"
 
 
