@@ -1,8 +1,6 @@
 """hydra/launcher=shared_encoder: runs that share an encoder are the same runs as alone."""
 
-import json
 import logging
-import os
 import runpy
 import signal
 import subprocess
@@ -14,11 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hydra_plugins.whispertag_shared_encoder import Job, grouped
 from omegaconf import OmegaConf
 
+from hydra_plugins.whispertag_shared_encoder import Job, grouped
 from tests.conftest import read_result, write_shards_of
 from tests.runs.test_train import QUIET, ROOT, runs
+from whispertag.data import feature_stream
 from whispertag.model.backbone import WhisperBackbone
 
 SHARED = "hydra/launcher=shared_encoder"
@@ -120,36 +119,108 @@ def test_a_run_that_fails_does_so_alone(asked, capsys):
             assert result["epochs"] == 10
 
 
-LONG = ["head=tl_tr,wa_mlp", "layers=all,last", "trainer.max_epochs=30", "callbacks=average", "logger.mode=offline"]
+LONG = [
+    "head=tl_tr,wa_mlp",
+    "layers=all,last",
+    "trainer.max_epochs=12",
+    "callbacks=average",
+    "callbacks.average.first=2",
+]
 
 
-def started(*arguments: str) -> subprocess.Popen:
-    """The sweep in a process of its own, once all its four runs have done two epochs."""
+def stopped(*arguments: str, by: int) -> tuple[int, str]:
+    """Run a sweep of four and send it a signal once all have done two epochs → exit code, what it said."""
     command = [sys.executable, str(ROOT / "train.py"), "-m", *arguments, SHARED]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-    def epochs() -> list[int]:
-        return [torch.load(ckpt, weights_only=True)["epoch"] for ckpt in Path().glob("experiments/*/runs/*/last.ckpt")]
-
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
-        if len(done := epochs()) == 4 and min(done) >= 1:
+        done = [torch.load(f / "last.ckpt", weights_only=True)["epoch"] for f in runs() if (f / "last.ckpt").exists()]
+        if len(done) == 4 and min(done) >= 1:
             break
-        time.sleep(0.05)
-    assert process.poll() is None, process.stderr.read()
-    return process
+        time.sleep(0.02)
+    assert process.poll() is None, "it ended before it could be stopped"
+    process.send_signal(by)
+    _, said = process.communicate(timeout=20)
+    return process.returncode, said
 
 
-def test_ctrl_c_ends_all_of_them_and_resume_goes_on_from_wherever_each_was(asked):
-    process = started(*asked, *LONG)
-    began = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and time.monotonic() - began < 15
-    assert said.rstrip().endswith("resume=true goes on") and "Traceback" not in said
-    folders = runs()
-    assert [read_result(folder)["status"] for folder in folders] == ["interrupted"] * 4
-    # One has to begin anew, one is done before the others go on.
-    (folders[0] / "last.ckpt").unlink()
+@pytest.mark.slow
+def test_killed_then_interrupted_they_end_with_the_same_bits(asked):
+    assert sweep(*asked, *LONG, "study=whole", SHARED) == 0
+    stopped(*asked, *LONG, by=signal.SIGKILL)
+    assert [read_result(folder)["status"] for folder in runs()] == ["running"] * 4
+    (runs()[0] / "last.ckpt").unlink()  # this one has to begin anew: the others wait for it
+    code, said = stopped(*asked, *LONG, "resume=true", by=signal.SIGINT)
+    assert code == 130 and said.endswith("interrupted; the same command with resume=true goes on\n")
+    for folder in runs():
+        result = read_result(folder)
+        assert result["status"] == "interrupted" and 2 <= result["epochs"] < 12 and not list(folder.rglob("*.part"))
+    assert sweep(*asked, *LONG, "resume=true", SHARED) == 0
+    for whole, resumed in zip(runs("whole"), runs(), strict=True):
+        assert (whole / "head.safetensors").read_bytes() == (resumed / "head.safetensors").read_bytes()
+        assert read_result(whole)["metrics"] == read_result(resumed)["metrics"]
+    before = [(folder / "result.json").read_bytes() for folder in runs()]
     with heard() as calls:
-        assert sweep(*asked, *LONG, "resume=true", "remember=0") == 1, "remember differs"
+        assert sweep(*asked, *LONG, "resume=true", SHARED) == 0
+    assert not calls and before == [(folder / "result.json").read_bytes() for folder in runs()], "done is done"
+
+
+def test_states_computed_earlier_are_read_once_for_all(asked, monkeypatch):
+    """The last layer has features of its own, the other choices take theirs from those of all layers."""
+    for layers in ("all", "last"):
+        monkeypatch.setattr(sys, "argv", ["extract.py", *asked, f"layers={layers}", "features.precision=int8"])
+        runpy.run_path(str(ROOT / "extract.py"), run_name="__main__")
+    read = []
+    monkeypatch.setattr(
+        feature_stream, "_gather", lambda *a, gather=feature_stream._gather: read.append(1) or gather(*a)
+    )
+    differ = ["head=wa_mlp", "layers=all,last,first2,every2", "trainer.max_epochs=2"]
+    with heard() as calls:
+        as_alone("kept", *asked, *differ, "data.source=features", "features.precision=int8")
+    assert not calls
+    # A pass for statistics, two epochs, two validations and a test have 4 batches each. Four runs alone read them all,
+    # and the first one of the second epoch twice; together they read those of the two sources.
+    assert len(read) == 4 * (4 * 6 + 1) + 2 * 4 * 6
+
+
+def test_every_run_has_a_wandb_run_of_its_own(asked):
+    offline = [a for a in asked if a != QUIET[0]] + ["logger.mode=offline"]
+    assert sweep(*offline, "head=wa_mlp,mean_mlp,last_mlp", "trainer.max_epochs=1", SHARED) == 0
+    ids = {read_result(folder)["wandb_id"] for folder in runs()}
+    files = [file for folder in runs() for file in folder.glob("wandb/offline-run-*/*.wandb")]
+    assert len(ids) == 3 == len(files) and {file.stem.removeprefix("run-") for file in files} == ids
+    assert all(file.stat().st_size > 1000 for file in files)
+
+
+def test_many_bad_clips_stop_all(asked):
+    assert sweep(*asked, "head=wa_mlp,mean_mlp", "data.max_bad=2", SHARED) == 1
+    results = [read_result(folder) for folder in runs()]
+    assert [r["status"] for r in results] == ["failed"] * 2
+    assert all("more than data.max_bad=2" in r["error"] and len(r["bad_clips"]) == 3 for r in results)
+
+
+def job(folder: str = "", **config) -> Job:
+    config = {"model": {"name": "nano"}, "data": {"seed": 0}, "context": 10, "trainer": {"devices": 1}} | config
+    return Job(OmegaConf.create(config), SimpleNamespace(runtime=SimpleNamespace(output_dir=folder)), None)
+
+
+@pytest.mark.parametrize(
+    ("other", "together"),
+    [
+        ({"head": "wa_mlp", "layers": "last", "optim": {"lr": 1}, "seed": 7, "augment": {"mixup": 0}}, True),
+        ({"trainer": {"devices": 1, "max_epochs": 3, "precision": "bf16-mixed"}}, True),
+        ({"model": {"name": "tiny"}}, False),
+        ({"data": {"seed": 1}}, False),
+        ({"context": 30}, False),
+        ({"pool": 10}, False),
+        ({"weights": "random"}, False),
+        ({"trainer": {"devices": 2}}, False),
+    ],
+)
+def test_what_hears_the_same_is_one_group(other, together):
+    assert len(grouped([job("a"), job("b", **other), job("c")])) == (1 if together else 2)
+
+
+def test_of_two_jobs_in_one_folder_one_waits():
+    first, second, third = job("a"), job("a"), job("b")
+    assert grouped([first, second, third]) == [[first, third], [second]]
