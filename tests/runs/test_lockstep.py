@@ -123,7 +123,7 @@ def test_a_signal_ends_all_and_at_once(number, busy):
 
     def task(last):
         try:
-            for _item in lockstep.read("a"):
+            for item in lockstep.read("a"):  # noqa: B007 (used when it ends)
                 if last and busy == "waiting":
                     os.kill(os.getpid(), number)
                     time.sleep(1)  # long enough that the main thread must not wait for this one's next question
