@@ -63,7 +63,7 @@ class SharedEncoderLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         jobs = [self._prepare(list(overrides), i) for i, overrides in enumerate(job_overrides, initial_job_idx)]
         groups = grouped([job for job in jobs if job.returned.status == JobStatus.UNKNOWN])
-        log.info("%d jobs hear the backbone %s", len(jobs), "once" if len(groups) == 1 else f"{len(groups)} times")
+        log.info("%d jobs, %d of them at a time at most", len(jobs), max(map(len, groups), default=0))
         for group in groups:
             self._run(group)
         return [job.returned for job in jobs]
@@ -83,6 +83,8 @@ class SharedEncoderLauncher(Launcher):
             look, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context, configure_logging=False
         )
         log.info("\t#%d : %s", number, " ".join(overrides))
+        if (devices := config.trainer.devices) not in (1, "1") or config.trainer.num_nodes != 1:
+            raise ValueError(f"trainer.devices={devices}: hydra/launcher=shared_encoder trains on one device")
         if seen:
             returned.status = JobStatus.UNKNOWN
         return Job(returned.cfg, seen[0] if seen else None, returned)  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ def heard():
 
 def test_twelve_runs_equal_the_same_twelve_alone(asked):
     heads, layers = "head=tl_tr,tl_tr_512,wa_tr,wa_mlp", "layers=all,last,every2"
-    shared = as_alone("twelve", *asked, heads, layers, "trainer.max_epochs=2")
+    shared = as_alone("twelve", *asked, heads, layers, "trainer.max_epochs=1")
     results = [read_result(folder) for folder in shared]
     assert len(results) == 12 and {r["sharing"] for r in results} == {12}
     assert {tuple(r["backbone"]["layers"]) for r in results} == {(0, 1, 2, 3, 4), (4,), (0, 2, 4)}
@@ -197,6 +197,11 @@ def test_many_bad_clips_stop_all(asked):
     results = [read_result(folder) for folder in runs()]
     assert [r["status"] for r in results] == ["failed"] * 2
     assert all("more than data.max_bad=2" in r["error"] and len(r["bad_clips"]) == 3 for r in results)
+
+
+def test_many_devices_are_refused(asked, capsys):
+    assert sweep(*asked, "head=wa_mlp,mean_mlp", "trainer.devices=2", SHARED) == 1
+    assert "trainer.devices=2: hydra/launcher=shared_encoder trains on one device" in capsys.readouterr().err
 
 
 def job(folder: str = "", **config) -> Job:
