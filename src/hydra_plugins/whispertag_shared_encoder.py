@@ -83,7 +83,7 @@ class SharedEncoderLauncher(Launcher):
             look, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context, configure_logging=False
         )
         log.info("\t#%d : %s", number, " ".join(overrides))
-        if (devices := config.trainer.devices) not in (1, "1") or config.trainer.num_nodes != 1:
+        if (devices := config.trainer.devices) not in (1, "1") or config.trainer.get("num_nodes", 1) != 1:
             raise ValueError(f"trainer.devices={devices}: hydra/launcher=shared_encoder trains on one device")
         if seen:
             returned.status = JobStatus.UNKNOWN
