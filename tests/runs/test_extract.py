@@ -140,6 +140,7 @@ def test_killed_five_times_it_ends_with_the_same_bytes_and_hears_no_shard_twice(
     assert {k: v for k, v in tree(kept[1]).items() if not k.endswith(".part")} == whole
 
 
+@pytest.mark.slow
 def test_several_processes_share_the_shards_out(tmp_path):
     """Two gloo processes; the same bytes as one."""
     folder = write_shards_of(tmp_path / "s", [["Dog"]] * 5, clips_per_shard=1, seconds=10)
