@@ -4,6 +4,7 @@ python train.py                                            embedded data, no net
 python train.py head=tl_tr model=large-v2                  any head, any backbone
 python train.py data=esc50 data.root=<folder> data.fold=1  own recordings
 python train.py -m head=tl_tr,wa_mlp layers=all,last       a sweep, one folder a run
+python train.py -m … hydra/launcher=shared_encoder         the same sweep on one pass of the backbone
 python train.py … resume=true                              go on after a stop
 
 A run leaves in its folder: result.json, classes.csv, head.safetensors (to use and share),

@@ -63,7 +63,7 @@ class SharedEncoderLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         jobs = [self._prepare(list(overrides), i) for i, overrides in enumerate(job_overrides, initial_job_idx)]
         groups = grouped([job for job in jobs if job.returned.status == JobStatus.UNKNOWN])
-        log.info("%d jobs, %d of them at a time at most", len(jobs), max(map(len, groups), default=0))
+        log.info("%d jobs; together, because they hear the same: %s", len(jobs), ", ".join(f"{len(g)}" for g in groups))
         for group in groups:
             self._run(group)
         return [job.returned for job in jobs]

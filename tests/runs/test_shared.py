@@ -87,7 +87,8 @@ def test_twelve_runs_equal_the_same_twelve_alone(asked):
     assert len(results) == 12 and {r["sharing"] for r in results} == {12}
     assert {tuple(r["backbone"]["layers"]) for r in results} == {(0, 1, 2, 3, 4), (4,), (0, 2, 4)}
     assert all(len(r["bad_clips"]) == 3 for r in results), "every run names the clips that none could use"
-    assert "going on" not in (shared[0] / "train.log").read_text()
+    for folder in shared:
+        assert (folder / "train.log").read_text().count("shards to train on") == 1, "a log of its own"
 
 
 def test_runs_that_differ_in_all_that_may_differ_hear_each_batch_once(asked):
@@ -189,6 +190,9 @@ def test_every_run_has_a_wandb_run_of_its_own(asked):
     ids = {read_result(folder)["wandb_id"] for folder in runs()}
     files = [file for folder in runs() for file in folder.glob("wandb/offline-run-*/*.wandb")]
     assert len(ids) == 3 == len(files) and {file.stem.removeprefix("run-") for file in files} == ids
+    deadline = time.monotonic() + 10  # W&B's service may say it has finished before its last block is on disk
+    while min(file.stat().st_size for file in files) < 1000 and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert all(file.stat().st_size > 1000 for file in files)
 
 

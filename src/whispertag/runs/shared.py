@@ -133,11 +133,11 @@ class SharedEncoder:
 
         def one(member: Member, work: Callable[[], None]) -> None:
             MEMBER.set(member)
-            with _own_log(member.hydra):
-                try:
+            try:
+                with _own_log(Path(member.hydra.runtime.output_dir) / f"{member.hydra.job.name}.log"):
                     work()
-                finally:
-                    self.members.remove(member)
+            finally:
+                self.members.remove(member)
 
         with (
             TemporaryDirectory(prefix="whispertag-") as folder,
@@ -200,11 +200,10 @@ class SharedEncoder:
 
 
 @contextmanager
-def _own_log(hydra: Any) -> Iterator[None]:
-    """What this thread logs goes to its run's file."""
-    handler = logging.FileHandler(Path(hydra.runtime.output_dir) / f"{hydra.job.name}.log")
-    handler.setFormatter(logging.Formatter(hydra.job_logging.formatters.dated.format))
-    me = threading.get_ident()
+def _own_log(path: Path) -> Iterator[None]:
+    """What this thread logs goes to its run's file, as conf/hydra/job_logging has it for a run alone."""
+    handler, me = logging.FileHandler(path), threading.get_ident()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(lambda record: record.thread == me)
     logging.root.addHandler(handler)
     try:
