@@ -67,7 +67,7 @@ class ReleasedDataset(Dataset):
         return torch.from_numpy(x).float(), torch.zeros(len(CLASSES))
 
 
-def feature_data(folder: Path, size: str, n: int, precision: str, workers: int, write: bool = True) -> ClipData:
+def feature_data(folder: Path, size: str, n: int, precision: str, workers: int) -> ClipData:
     """Feature shards of n clips."""
     audio = folder / f"audio-{size}-{n}"
     if not audio.exists():
@@ -79,7 +79,7 @@ def feature_data(folder: Path, size: str, n: int, precision: str, workers: int, 
     data.features = FeatureStore(folder, size, Definition("random", 10, 20, layers, 10.0, precision))
     data.features.begin()
     for i, shard in enumerate(data.train_shards):
-        if write and not data.features.done(shard):
+        if not data.features.done(shard):
             made = ShardFeatures(data.features, shard)
             at, left = i * (n // 4), shard.clips or 0
             while left:

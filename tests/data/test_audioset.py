@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.data.test_module import tar_of
 from whispertag.audio import AudioError
 from whispertag.data.archives import list_labelled_tars, list_parquet, list_tars
 from whispertag.data.audioset import find_id, list_csv, read_segments
@@ -50,16 +51,6 @@ def write_files(folder, files: dict[str, bytes]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
-
-
-def write_tar(path, files: dict[str, bytes]):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
 
 
 def write_parquet(path, rows: list[dict], group: int = 2):
@@ -163,8 +154,8 @@ def test_a_recording_of_another_part_of_the_video_is_not_taken(tmp_path):
 
 
 def test_tars_labelled_by_the_csv(tmp_path):
-    write_tar(tmp_path / "t" / "bal_train00.tar", {f"x/{IDS[1]}.flac": audio(0.3), "unlisted.flac": audio()})
-    write_tar(tmp_path / "t" / "bal_train01.tar", {f"{IDS[0]}.flac": audio(0.2, rate=48_000)})
+    tar_of(tmp_path / "t" / "bal_train00.tar", {f"x/{IDS[1]}.flac": audio(0.3), "unlisted.flac": audio()})
+    tar_of(tmp_path / "t" / "bal_train01.tar", {f"{IDS[0]}.flac": audio(0.2, rate=48_000)})
     clips = list_tars([tmp_path / "t"], [write_csv(tmp_path)], AUDIOSET)
     assert [(c.key, c.labels, c.read()[0].size) for c in clips] == [
         (IDS[1], ["Dog"], 4800),
@@ -176,7 +167,7 @@ def test_tars_labelled_by_the_csv(tmp_path):
 def test_tars_with_a_json_beside_each_recording(tmp_path, key, labels):
     files = {"a.wav": audio(kind="WAV"), "a.json": json.dumps({key: labels, "text": "…"}).encode(), "b.flac": audio()}
     files |= {"c.flac": audio(), "c.json": b"{", "d.flac": audio(), "d.json": b'{"%s": ["Nonsense"]}' % key.encode()}
-    clips = {c.key: c for c in list_labelled_tars([write_tar(tmp_path / "0.tar", files)], key, AUDIOSET, "train")}
+    clips = {c.key: c for c in list_labelled_tars([tar_of(tmp_path / "0.tar", files)], key, AUDIOSET, "train")}
     wave_S, names = clips["a"].read()
     assert (wave_S.size, names) == (3200, ["Speech", "Music"] if isinstance(labels, list) else ["Speech"])
     assert why(clips["b"]) == "no json beside it"
@@ -187,7 +178,7 @@ def test_tars_with_a_json_beside_each_recording(tmp_path, key, labels):
 
 
 def test_path_tricks_in_a_tar_leave_nothing_outside(tmp_path):
-    path = write_tar(tmp_path / "t.tar", {"../../up.flac": audio(), "/abs.flac": audio(), "..flac": audio()})
+    path = tar_of(tmp_path / "t.tar", {"../../up.flac": audio(), "/abs.flac": audio(), "..flac": audio()})
     with tarfile.open(path, "a") as tar:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
             member = tarfile.TarInfo(f"{kind.decode()}.flac")
@@ -278,7 +269,7 @@ def test_what_is_damaged_is_named_and_nothing_crashes(tmp_path, layout):
     texts = {f"{id}.json": b'{"label": ["Speech"]}' for id in IDS}
     whole = {name: data for id in IDS for name, data in ((f"{id}.flac", audio()), (f"{id}.json", texts[f"{id}.json"]))}
     if layout == "tar":
-        data = write_tar(tmp_path / "whole.tar", whole).read_bytes()
+        data = tar_of(tmp_path / "whole.tar", whole).read_bytes()
     elif layout == "parquet":
         rows = [{"video_id": id, "audio": audio(), "labels": [SPEECH]} for id in IDS]
         data = write_parquet(tmp_path / "whole.parquet", rows).read_bytes()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.test_audioset import IDS, MUSIC, SPEECH, audio, write_csv, write_files, write_parquet, write_tar
+from tests.data.test_audioset import IDS, MUSIC, SPEECH, audio, write_csv, write_files, write_parquet
+from tests.data.test_module import tar_of
 from whispertag.data.module import ClipData
 from whispertag.data.shards import Manifest
 from whispertag.listen.cli import main
@@ -59,7 +60,7 @@ def test_csv_files_become_splits_with_a_report_of_what_is_missing(downloads, tmp
 def test_tars_and_parquet_become_the_same_shards_as_files(tmp_path):
     whole = {f"{id}.flac": audio(0.2 + i / 10) for i, id in enumerate(IDS)}
     folder, segments = write_files(tmp_path / "files", whole), write_csv(tmp_path)
-    tars = write_tar(tmp_path / "tars" / "0.tar", whole).parent
+    tars = tar_of(tmp_path / "tars" / "0.tar", whole).parent
     rows = [{"video_id": name[:-5], "audio": data, "labels": ["/m/09x0r"]} for name, data in whole.items()]
     parquet = write_parquet(tmp_path / "0.parquet", rows)
     assert shards("csv", segments, "--audio", folder, "--to", tmp_path / "a") == 0
@@ -85,16 +86,14 @@ def test_own_folders_and_esc50s_layout(tmp_path):
 def ready_made(folder: Path) -> Path:
     """confit's layout, 5 clips in two tars; one has no json, one an unknown class, one no audio."""
     info = [json.dumps({"id": f"Y{id}", "label": ["Speech"]}).encode() for id in IDS]
-    write_tar(
-        folder / "0.tar", {"k0.wav": audio(0.5, "WAV"), "k0.json": info[0], "k1.wav": audio(), "k1.json": info[1]}
-    )
+    tar_of(folder / "0.tar", {"k0.wav": audio(0.5, "WAV"), "k0.json": info[0], "k1.wav": audio(), "k1.json": info[1]})
     others = {
         "k2.wav": audio(),
         "k3.flac": audio(),
         "k3.json": b'{"id": "?", "label": ["Nonsense"]}',
         "k4.json": info[2],
     }
-    write_tar(folder / "1.tar", others)
+    tar_of(folder / "1.tar", others)
     return folder
 
 
@@ -178,6 +177,6 @@ def test_help_does_not_wait_for_pytorch():
 
 
 def test_a_split_name_that_is_a_path_stays_in_the_folder(tmp_path, capsys):
-    write_tar(tmp_path / "0.tar", {"a.wav": audio(kind="WAV"), "a.json": b'{"tag": "Speech"}'})
+    tar_of(tmp_path / "0.tar", {"a.wav": audio(kind="WAV"), "a.json": b'{"tag": "Speech"}'})
     assert shards("tars", tmp_path / "0.tar", "--label-key", "tag", "--split", "../up", "--to", tmp_path / "to") == 1
     assert sorted(os.listdir(tmp_path)) == ["0.tar"] and "'../up' cannot be" in capsys.readouterr().err

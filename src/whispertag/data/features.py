@@ -13,7 +13,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ class FeatureStore:
     name: str
     definition: Definition
     picked: tuple[int, ...] | None = None
+    _known: dict[Shard, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, root: Path, name: str, definition: Definition, n_layers: int) -> "FeatureStore":
@@ -102,9 +103,12 @@ class FeatureStore:
         return self.folder / f"{Path(shard.path).stem}-{what}{ending}"
 
     def done(self, shard: Shard) -> dict[str, Any] | None:
-        """What is known of a shard whose features are all there; None if they are not."""
+        """What is known of a shard whose features are all there; None if they are not. Read once: it is asked often."""
+        if shard in self._known:
+            return self._known[shard]
         try:
-            return json.loads(self.file(shard, ".json").read_text())
+            about = self._known[shard] = json.loads(self.file(shard, ".json").read_text())
+            return about
         except FileNotFoundError:
             return None
         except ValueError as error:

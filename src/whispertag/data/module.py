@@ -36,7 +36,7 @@ from whispertag.data.stages import (
     take_share,
 )
 from whispertag.data.tars import samples_of
-from whispertag.data.whole_shards import shard_by_shard
+from whispertag.data.whole_shards import Stage, shard_by_shard
 from whispertag.labels import ClassTable
 
 log = logging.getLogger(__name__)
@@ -255,11 +255,10 @@ class ClipData(LightningDataModule):
         share, features = self._share(), self.features
         mine = self.all_shards[share.rank :: share.world_size]
         self.to_extract = [shard for shard in mine if features.done(shard) is None]
-        n_samples, exclusive = round(self.clip_seconds * SAMPLE_RATE), self.task == "multiclass"
-        read = partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad)
-        hear = partial(decode, n_samples=n_samples, bad=self.bad)
         opened = partial(samples_of, bad=self.bad, cache=self.cache, retries=self.retries)
-        return self._loader([partial(shard_by_shard, self.to_extract, opened, self.batch_size, read, hear)])
+        return self._loader(
+            [partial(shard_by_shard, self.to_extract, opened, self.batch_size, self._parse, self._decode)]
+        )
 
     def extract_batches(self) -> float:
         """Batches still to be heard, where manifests know them."""
@@ -276,9 +275,7 @@ class ClipData(LightningDataModule):
 
     def _stages(self, shards: list[Shard], seed: tuple[int, ...] | None = None) -> list:
         """The stream of these shards: shuffled by `seed`, or with None in their order."""
-        share, n_samples = self._share(), round(self.clip_seconds * SAMPLE_RATE)
-        exclusive = self.task == "multiclass"
-        balance = None
+        share, balance = self._share(), None
         if self.balance and seed:
             balance = Balance.of(self.train_labels, self.train_clips, self.classes, self.reads)
         if self.source == "features":
@@ -289,12 +286,21 @@ class ClipData(LightningDataModule):
             partial(list_shards, shards, share, seed),
             partial(read_shards, bad=self.bad, cache=self.cache, retries=self.retries),
             partial(take_share, shards=shards, share=share),
-            partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad),
+            self._parse,
             *([partial(balanced, balance=balance, seed=seed, spread=10 * self.shuffle)] if balance and seed else []),
             *([partial(shuffled, buffer=self.shuffle, share=share, seed=seed)] if seed else []),
-            partial(decode, n_samples=n_samples, bad=self.bad),
+            self._decode,
             partial(batched, batch_size=self.batch_size),
         ]
+
+    @property
+    def _parse(self) -> Stage:
+        exclusive = self.task == "multiclass"
+        return partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad)
+
+    @property
+    def _decode(self) -> Stage:
+        return partial(decode, n_samples=round(self.clip_seconds * SAMPLE_RATE), bad=self.bad)
 
     def _share(self) -> Share:
         trainer = self.trainer

@@ -136,13 +136,14 @@ def batched(samples: Iterable[Sample], batch_size: int) -> Iterator[Sample]:
     for sample in samples:
         held.append(sample)
         if len(held) == batch_size:
-            yield _collate(held)
+            yield collate(held)
             held = []
     if held:
-        yield _collate(held)
+        yield collate(held)
 
 
-def _collate(samples: list[Sample]) -> Sample:
+def collate(samples: list[Sample]) -> Sample:
+    """One batch of these samples, of which there is at least one."""
     return {
         "key": [f"{sample['__url__']}:{sample['__key__']}" for sample in samples],
         "wave_BS": torch.from_numpy(np.stack([sample["wave_S"] for sample in samples])),

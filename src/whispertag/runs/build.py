@@ -1,4 +1,4 @@
-"""Config → objects. The only file besides train.py that knows Hydra; imports what is heavy late."""
+"""Config → objects. Besides the entries and the launcher the only file that knows Hydra; imports what is heavy late."""
 
 import logging
 import os
