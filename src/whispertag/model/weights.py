@@ -86,18 +86,26 @@ def find_checkpoint(name: str, download_root: str | None = None) -> Path:
         ) from error
 
 
-def read_encoder(path: Path) -> tuple[tuple[int, int, int, int], dict[str, Tensor]]:
-    """An OpenAI checkpoint file → encoder sizes and the encoder's tensors; nothing is unpickled."""
+def read_checkpoint(path: Path) -> tuple[dict[str, int], dict[str, Tensor]]:
+    """An OpenAI checkpoint file → whisper.model.ModelDimensions' fields and all tensors; nothing is unpickled."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        dims, weights = checkpoint["dims"], checkpoint["model_state_dict"]
-        sizes = tuple(dims[k] for k in ("n_mels", "n_audio_state", "n_audio_head", "n_audio_layer"))
+        dims, weights = dict(checkpoint["dims"]), dict(checkpoint["model_state_dict"])
+        if missing := [k for k in random_dimensions("tiny") if k not in dims]:
+            raise KeyError(missing[0])
     except OSError:
         raise
     except Exception as error:  # the unpickler answers garbage with whatever it stumbles over
         raise ValueError(
             f"{path}: not a Whisper checkpoint in OpenAI's format ({type(error).__name__}: {error})"
         ) from error
+    return dims, weights
+
+
+def read_encoder(path: Path) -> tuple[tuple[int, int, int, int], dict[str, Tensor]]:
+    """A checkpoint → encoder sizes (as in SIZES) and the encoder's tensors."""
+    dims, weights = read_checkpoint(path)
+    sizes = (dims["n_mels"], dims["n_audio_state"], dims["n_audio_head"], dims["n_audio_layer"])
     prefix = "encoder."
     return sizes, {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
@@ -125,6 +133,40 @@ def build_encoder(sizes: tuple[int, int, int, int], state: dict[str, Tensor] | N
             raise ValueError(f"the checkpoint lacks encoder.{min(missing)}")
         encoder.load_state_dict({k: state[k].float() for k in wanted}, assign=True)
     return encoder
+
+
+def load_whisper(name: str, download_root: str | None = None) -> Any:
+    """The whole of a backbone, to transcribe with: a whisper.model.Whisper in float32, eval mode, on the CPU.
+
+    name  as for WhisperBackbone; OpenAI's names bring the cross-attention heads that tell when a word is spoken,
+          other checkpoints have Whisper's default for them: all heads of the upper half of the decoder
+
+    Raises WeightsUnavailable if there is no such checkpoint, ValueError if it does not hold a whole Whisper.
+    """
+    import whisper
+    from whisper.model import ModelDimensions, Whisper
+
+    path = find_checkpoint(name, download_root)
+    dims, weights = read_checkpoint(path)
+    with torch.random.fork_rng(devices=[]):  # its first, random weights are not to cost a caller any draws
+        model = Whisper(ModelDimensions(**dims))
+    _fill(model, weights, path)
+    if name in whisper.available_models():
+        model.set_alignment_heads(whisper._ALIGNMENT_HEADS[name])
+    return model.eval()
+
+
+def _fill(model: Any, weights: dict[str, Tensor], path: Path) -> None:
+    """load_state_dict, whose errors name the file and one tensor."""
+    wanted = model.state_dict()
+    if missing := wanted.keys() - weights.keys():
+        raise ValueError(f"{path}: not a whole Whisper: it lacks {min(missing)}")
+    if unknown := weights.keys() - wanted.keys():
+        raise ValueError(f"{path}: not a plain Whisper: it holds {min(unknown)}")
+    for key, tensor in weights.items():
+        if tensor.shape != wanted[key].shape:
+            raise ValueError(f"{path}: {key} is {tuple(tensor.shape)}, its dimensions say {tuple(wanted[key].shape)}")
+    model.load_state_dict(weights)
 
 
 def sha256(path: Path) -> str:
