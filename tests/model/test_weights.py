@@ -40,6 +40,7 @@ def test_openais_names_bring_their_alignment_heads(tmp_path, monkeypatch):
         (lambda c: c["model_state_dict"].pop("decoder.ln.bias"), r"not a whole Whisper: it lacks decoder\.ln\.bias"),
         (lambda c: c["model_state_dict"].update(lora=torch.zeros(1)), "not a plain Whisper: it holds lora"),
         (lambda c: c["dims"].update(n_text_ctx=9), r"decoder\.positional_embedding is \(16, 64\), .* say \(9, 64\)"),
+        (lambda c: c["dims"].update(n_vocab=51900), "with 51900 tokens it has none of Whisper's vocabularies"),
         (lambda c: c["dims"].pop("n_vocab"), "not a Whisper checkpoint in OpenAI's format .*n_vocab"),
     ],
 )

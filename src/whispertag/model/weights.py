@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from whispertag.audio import N_POSITIONS
+from whispertag.model.huggingface import DIMENSIONS, alignment_heads, read_folder, weight_files
 
 # Encoder sizes: mel bands, width, attention heads, layers. Needed only where there is no checkpoint
 # to read them from (weights=random). The nanos are this project's own.
@@ -27,6 +28,7 @@ SIZES = {
     "large-v3-turbo": (128, 1280, 20, 32),
     "turbo": (128, 1280, 20, 32),
 }
+VOCABULARIES = (51864, 51865, 51866)  # tokens: English, multilingual, and with Cantonese (large-v3)
 TEXT_LAYERS = {"nano": 2, "nano-clean": 2, "large-v3-turbo": 4, "turbo": 4}  # if not the encoder's
 ASSETS = files("whispertag") / "assets"
 SHIPPED = ("nano", "nano-clean")  # trained by this project (experiments/nano), in assets/
@@ -47,7 +49,8 @@ def random_sizes(name: str) -> tuple[int, int, int, int]:
 def random_dimensions(name: str) -> dict[str, int]:
     """All of whisper.model.ModelDimensions of a named model."""
     n_mels, width, heads, layers = random_sizes(name)
-    n_vocab = 51866 if n_mels == 128 else 51864 if name.endswith(".en") or name in SHIPPED else 51865
+    english, multilingual, cantonese = VOCABULARIES
+    n_vocab = cantonese if n_mels == 128 else english if name.endswith(".en") or name in SHIPPED else multilingual
     return {
         "n_mels": n_mels,
         "n_audio_ctx": N_POSITIONS,
@@ -63,16 +66,19 @@ def random_dimensions(name: str) -> dict[str, int]:
 
 
 def find_checkpoint(name: str, download_root: str | None = None) -> Path:
-    """A model name or path → a checkpoint file on disk; OpenAI's are downloaded and checksummed by whisper."""
+    """A model name or path → a checkpoint on disk: a file in OpenAI's format, or a Hugging Face folder.
+
+    OpenAI's files are downloaded and checksummed by whisper.
+    """
     if name in SHIPPED:
         return Path(str(ASSETS / f"{name}.pt"))
     import whisper
 
     if name not in whisper.available_models():
-        if Path(name).expanduser().is_file():
-            return Path(name).expanduser()
+        if (path := Path(name).expanduser()).exists():
+            return path
         raise WeightsUnavailable(
-            f"model.name={name}: no such file, and no model of that name; known: "
+            f"model.name={name}: no such file or folder, and no model of that name; known: "
             f"{', '.join([*SHIPPED, *whisper.available_models()])} (or pass weights=random)"
         )
     root = download_root or os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "whisper")
@@ -86,12 +92,19 @@ def find_checkpoint(name: str, download_root: str | None = None) -> Path:
         ) from error
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, int], dict[str, Tensor]]:
-    """An OpenAI checkpoint file → whisper.model.ModelDimensions' fields and all tensors; nothing is unpickled."""
+def read_checkpoint(path: Path, part: str = "") -> tuple[dict[str, int], dict[str, Tensor]]:
+    """A checkpoint → whisper.model.ModelDimensions' fields, and the tensors whose names (OpenAI's) begin with `part`.
+
+    Nothing is unpickled. Raises ValueError for what is no Whisper.
+    """
+    if path.is_dir():
+        return read_folder(path, part)
+    if path.suffix == ".safetensors":
+        raise ValueError(f"{path}: of a Hugging Face model, give the folder, which holds its config.json too")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         dims, weights = dict(checkpoint["dims"]), dict(checkpoint["model_state_dict"])
-        if missing := [k for k in random_dimensions("tiny") if k not in dims]:
+        if missing := [k for k in DIMENSIONS if k not in dims]:
             raise KeyError(missing[0])
     except OSError:
         raise
@@ -99,15 +112,14 @@ def read_checkpoint(path: Path) -> tuple[dict[str, int], dict[str, Tensor]]:
         raise ValueError(
             f"{path}: not a Whisper checkpoint in OpenAI's format ({type(error).__name__}: {error})"
         ) from error
-    return dims, weights
+    return dims, {k: v for k, v in weights.items() if k.startswith(part)}
 
 
 def read_encoder(path: Path) -> tuple[tuple[int, int, int, int], dict[str, Tensor]]:
     """A checkpoint → encoder sizes (as in SIZES) and the encoder's tensors."""
-    dims, weights = read_checkpoint(path)
+    dims, weights = read_checkpoint(path, prefix := "encoder.")
     sizes = (dims["n_mels"], dims["n_audio_state"], dims["n_audio_head"], dims["n_audio_layer"])
-    prefix = "encoder."
-    return sizes, {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    return sizes, {k.removeprefix(prefix): v for k, v in weights.items()}
 
 
 def build_encoder(sizes: tuple[int, int, int, int], state: dict[str, Tensor] | None, depth: int) -> Any:
@@ -138,8 +150,8 @@ def build_encoder(sizes: tuple[int, int, int, int], state: dict[str, Tensor] | N
 def load_whisper(name: str, download_root: str | None = None) -> Any:
     """The whole of a backbone, to transcribe with: a whisper.model.Whisper in float32, eval mode, on the CPU.
 
-    name  as for WhisperBackbone; OpenAI's names bring the cross-attention heads that tell when a word is spoken,
-          other checkpoints have Whisper's default for them: all heads of the upper half of the decoder
+    name  as for WhisperBackbone; OpenAI's names and Hugging Face's folders bring the cross-attention heads that tell
+          when a word is spoken, others have Whisper's default: all heads of the decoder's upper half
 
     Raises WeightsUnavailable if there is no such checkpoint, ValueError if it does not hold a whole Whisper.
     """
@@ -148,11 +160,18 @@ def load_whisper(name: str, download_root: str | None = None) -> Any:
 
     path = find_checkpoint(name, download_root)
     dims, weights = read_checkpoint(path)
+    if dims["n_vocab"] not in VOCABULARIES:
+        raise ValueError(
+            f"{path}: with {dims['n_vocab']} tokens it has none of Whisper's vocabularies "
+            f"({', '.join(map(str, VOCABULARIES))} tokens): it can be a backbone, but not transcribe"
+        )
     with torch.random.fork_rng(devices=[]):  # its first, random weights are not to cost a caller any draws
         model = Whisper(ModelDimensions(**dims))
     _fill(model, weights, path)
     if name in whisper.available_models():
         model.set_alignment_heads(whisper._ALIGNMENT_HEADS[name])
+    elif path.is_dir() and (mask := alignment_heads(path, dims)) is not None:
+        model.register_buffer("alignment_heads", mask.to_sparse(), persistent=False)
     return model.eval()
 
 
@@ -170,8 +189,13 @@ def _fill(model: Any, weights: dict[str, Tensor], path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Of a checkpoint file, or of a Hugging Face folder's weights: their files' bytes, one file after another."""
+    digest = hashlib.sha256()
+    for part in weight_files(path) if path.is_dir() else [path]:
+        with open(part, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def digest(encoder: Any) -> str:

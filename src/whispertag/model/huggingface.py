@@ -1,0 +1,163 @@
+"""Hugging Face's Whisper folders (config.json and safetensors) under OpenAI's names, without transformers.
+
+They hold the same Whisper: any size and fine-tune, in one file or in shards, and distilled ones, whose decoder
+has fewer layers.
+"""
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whispertag.audio import N_POSITIONS
+
+log = logging.getLogger(__name__)
+
+DIMENSIONS = {  # whisper.model.ModelDimensions' fields ← config.json's
+    "n_mels": "num_mel_bins",
+    "n_audio_ctx": "max_source_positions",
+    "n_audio_state": "d_model",
+    "n_audio_head": "encoder_attention_heads",
+    "n_audio_layer": "encoder_layers",
+    "n_vocab": "vocab_size",
+    "n_text_ctx": "max_target_positions",
+    "n_text_state": "d_model",
+    "n_text_head": "decoder_attention_heads",
+    "n_text_layer": "decoder_layers",
+}
+PARTS = {  # the parts of a tensor's name that differ ← theirs
+    "positional_embedding": "embed_positions.weight",
+    "token_embedding": "embed_tokens",
+    "blocks": "layers",
+    "attn_ln": "self_attn_layer_norm",
+    "attn": "self_attn",
+    "cross_attn_ln": "encoder_attn_layer_norm",
+    "cross_attn": "encoder_attn",
+    "query": "q_proj",
+    "key": "k_proj",
+    "value": "v_proj",
+    "out": "out_proj",
+    "mlp_ln": "final_layer_norm",
+    "mlp.0": "fc1",
+    "mlp.2": "fc2",
+    "encoder.ln_post": "encoder.layer_norm",
+    "decoder.ln": "decoder.layer_norm",
+}
+_OURS = {theirs: ours for ours, theirs in PARTS.items()}
+_THEIRS = re.compile(rf"\b({'|'.join(re.escape(part) for part in _OURS)})\b")
+_EMBEDDING, _PROJECTION = "decoder.token_embedding.weight", "proj_out.weight"  # one matrix in Whisper
+
+
+def read_folder(folder: Path, part: str = "") -> tuple[dict[str, int], dict[str, Tensor]]:
+    """→ whisper.model.ModelDimensions' fields, and the tensors whose names (OpenAI's) begin with `part`.
+
+    Tensors keep the precision they are stored in. Raises ValueError for a folder that holds no such Whisper.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    dims = read_dimensions(folder)
+    weights: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 (not a dict)
+                    if "lora_" in key:
+                        raise ValueError(_adapter(folder))
+                    if (ours := openai_name(key)).startswith(part):
+                        weights[ours] = file.get_tensor(key)
+        except FileNotFoundError as error:
+            raise ValueError(f"{folder}: its {INDEX} lists {path.name}, which is not there") from error
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+    projection = weights.pop(_PROJECTION, None)
+    if projection is not None and not torch.equal(weights.setdefault(_EMBEDDING, projection), projection):
+        raise ValueError(f"{folder}: its proj_out is not its embed_tokens; Whisper has one matrix for both")
+    return dims, weights
+
+
+def openai_name(key: str) -> str:
+    """
+    >>> openai_name("model.decoder.layers.3.encoder_attn_layer_norm.bias")
+    'decoder.blocks.3.cross_attn_ln.bias'
+    >>> openai_name("encoder.layer_norm.weight"), openai_name("model.encoder.conv1.bias")
+    ('encoder.ln_post.weight', 'encoder.conv1.bias')
+    """
+    return _THEIRS.sub(lambda match: _OURS[match[1]], key.removeprefix("model."))
+
+
+def read_dimensions(folder: Path) -> dict[str, int]:
+    """config.json → whisper.model.ModelDimensions' fields. Raises ValueError for what is not OpenAI's architecture."""
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ValueError(_adapter(folder))
+        raise ValueError(f"{folder}: not a Hugging Face model folder: no config.json in it")
+    config = _read_json(folder / "config.json")
+    if (kind := config.get("model_type")) != "whisper":
+        raise ValueError(f"{folder}: not a Whisper: its config.json says model_type={kind}")
+    if "quantization_config" in config:
+        raise ValueError(f"{folder}: its weights are quantised; give the model they were made from")
+    if missing := [theirs for theirs in DIMENSIONS.values() if not isinstance(config.get(theirs), int)]:
+        raise ValueError(f"{folder}: its config.json does not tell {missing[0]}")
+    wide = 4 * config["d_model"]
+    fixed = {"max_source_positions": N_POSITIONS, "encoder_ffn_dim": wide, "decoder_ffn_dim": wide}
+    for key, value in (fixed | {"activation_function": "gelu", "scale_embedding": False}).items():
+        if config.get(key, value) != value:
+            raise ValueError(f"{folder}: its config.json says {key}={config[key]}; OpenAI's Whisper has {value}")
+    return {ours: config[theirs] for ours, theirs in DIMENSIONS.items()}
+
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """model.safetensors, or the shards that its index lists, sorted."""
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if (folder / INDEX).is_file():
+        names = set(_read_json(folder / INDEX).get("weight_map", {}).values())
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError(f"{folder / INDEX}: lists no files, or files outside its folder")
+        return [folder / name for name in sorted(names)]
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(_adapter(folder))
+    if any(folder.glob("pytorch_model*.bin*")):
+        raise ValueError(
+            f"{folder}: its weights are pickled (pytorch_model.bin), and pickles are not read: "
+            f"save it with transformers again, which writes {SINGLE}"
+        )
+    raise ValueError(f"{folder}: neither {SINGLE} nor {INDEX} is in it")
+
+
+def alignment_heads(folder: Path, dims: dict[str, int]) -> Tensor | None:
+    """The cross-attention heads that tell when a word is spoken, by generation_config.json: a mask (layers, heads)."""
+    path = folder / "generation_config.json"
+    if not path.is_file() or not (heads := _read_json(path).get("alignment_heads")):
+        return None
+    mask = torch.zeros(dims["n_text_layer"], dims["n_text_head"], dtype=torch.bool)
+    try:
+        mask[tuple(zip(*heads))] = True
+    except (IndexError, TypeError):  # some distilled models kept the list of the larger decoder
+        log.warning("%s: alignment_heads names heads that its decoder does not have; Whisper's default is used", path)
+        return None
+    return mask
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return content
+
+
+def _adapter(folder: Path) -> str:
+    return (
+        f"{folder}: a PEFT (LoRA) adapter, not a whole model: merge it into its base model (merge_and_unload), "
+        "save that, and give its folder"
+    )
