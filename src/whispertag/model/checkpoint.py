@@ -28,6 +28,7 @@ class Description:
     backbone  name, weights, context, pool, layers and fingerprint of what it listens to
     head      TaggingHead's arguments but for the sizes, which the backbone and classes give
     classes   {"names": [...], "mids": [...]}
+    origin    of a head that was not trained here: the file it was read from, and that file's sha256
     """
 
     backbone: dict[str, Any]
@@ -36,6 +37,7 @@ class Description:
     task: str
     clip_seconds: float
     metrics: dict[str, float | None] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     @classmethod
