@@ -6,10 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import whispertag
 from whispertag.labels import ClassTable
 from whispertag.model.backbone import WhisperBackbone
-from whispertag.model.checkpoint import Description, read_head, save_head
+from whispertag.model.checkpoint import Description, load_tagger, read_head, save_head
 from whispertag.model.heads import TaggingHead
 from whispertag.model.weights import WeightsUnavailable
 
@@ -33,9 +32,9 @@ def saved(tmp_path, whisper_file):
 @torch.no_grad()
 def test_it_comes_back_as_it_was(saved, waves):
     path, backbone, head = saved
-    tagger = whispertag.load(path)
+    tagger = load_tagger(path)
     expected = head.eval()(backbone.hear(waves)).sigmoid()
-    assert torch.equal(tagger.tag(waves), expected)
+    assert torch.equal(tagger.hear(waves), expected)
     assert tagger.classes == CLASSES
     assert tagger.description.metrics == {"mAP": 0.5, "d_prime": None}
     assert list(tagger.backbone.layers) == [3, 1]
@@ -46,7 +45,7 @@ def test_it_comes_back_as_it_was(saved, waves):
 def test_single_label_heads_give_chances_that_sum_to_1(saved, waves):
     path, backbone, head = saved
     save_head(path, head, Description.of(backbone, OPTIONS, CLASSES, "multiclass", 10.0))
-    assert torch.allclose(whispertag.load(path).tag(waves).sum(dim=1), torch.ones(5))
+    assert torch.allclose(load_tagger(path).hear(waves).sum(dim=1), torch.ones(5))
 
 
 def test_another_backbone_is_refused(saved, tmp_path, whisper_file):
@@ -55,9 +54,9 @@ def test_another_backbone_is_refused(saved, tmp_path, whisper_file):
     checkpoint["model_state_dict"]["encoder.conv1.bias"] += 1
     torch.save(checkpoint, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"trained on the backbone .*own\.pt with fingerprint \w+, but .*other\.pt"):
-        whispertag.load(path, model=str(tmp_path / "other.pt"))
+        load_tagger(path, model=str(tmp_path / "other.pt"))
     (tmp_path / "moved.pt").write_bytes(whisper_file.read_bytes())
-    assert whispertag.load(path, model=str(tmp_path / "moved.pt")).backbone.name.endswith("moved.pt")
+    assert load_tagger(path, model=str(tmp_path / "moved.pt")).backbone.name.endswith("moved.pt")
 
 
 def test_a_backbone_that_is_not_where_it_was_is_asked_for(saved, tmp_path):
@@ -66,7 +65,7 @@ def test_a_backbone_that_is_not_where_it_was_is_asked_for(saved, tmp_path):
     description.backbone["name"] = "/moved/away.pt"
     save_head(path, head, description)
     with pytest.raises(WeightsUnavailable, match=r"away\.pt.*pass load\(…, model=<path"):
-        whispertag.load(path)
+        load_tagger(path)
 
 
 def test_a_path_is_kept_whole(whisper_file, monkeypatch):
@@ -77,16 +76,16 @@ def test_a_path_is_kept_whole(whisper_file, monkeypatch):
 def test_files_that_are_no_heads_are_named(tmp_path, saved):
     path, *_ = saved
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        whispertag.load(tmp_path / "nowhere")
+        load_tagger(tmp_path / "nowhere")
     (tmp_path / "text").write_text("no tensors here")
     with pytest.raises(ValueError, match="text: not a safetensors file"):
-        whispertag.load(tmp_path / "text")
+        load_tagger(tmp_path / "text")
     save_file({"a": torch.zeros(1)}, tmp_path / "other")
     with pytest.raises(ValueError, match="other: a safetensors file, but not one of whispertag's"):
-        whispertag.load(tmp_path / "other")
+        load_tagger(tmp_path / "other")
     save_file({"a": torch.zeros(1)}, tmp_path / "later", metadata={"whispertag": json.dumps({"format": 99})})
     with pytest.raises(ValueError, match="later: format 99"):
-        whispertag.load(tmp_path / "later")
+        load_tagger(tmp_path / "later")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not a safetensors file"):
         read_head(path)

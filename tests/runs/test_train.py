@@ -97,18 +97,18 @@ def test_metrics_csv_and_offline_wandb_are_written(one_run):
 
 @pytest.mark.xdist_group("one_run")
 def test_the_shared_head_loads_alone_and_tags_as_the_run_did(one_run):
-    import whispertag
     from whispertag.data.module import ClipData
+    from whispertag.model.checkpoint import load_tagger
 
     _, folder = one_run
-    tagger = whispertag.load(folder / "head.safetensors")
+    tagger = load_tagger(folder / "head.safetensors")
     assert tagger.description.metrics["mAP"] == read_result(folder)["metrics"]["mAP"]
     (shards,) = folder.parents[3].glob("shards/*/eval")
     clips = ClipData([shards], [shards], tagger.classes, workers=0)
     from whispertag.training.metrics import score
 
     batches = list(clips.val_dataloader())
-    chances = torch.cat([tagger.tag(b["wave_BS"]) for b in batches])
+    chances = torch.cat([tagger.hear(b["wave_BS"]) for b in batches])
     assert ((chances >= 0) & (chances <= 1)).all(), "probabilities, not logits"
     figures = score(
         torch.logit(chances.double()), torch.cat([b["labels_BC"] for b in batches]), tagger.classes, "multilabel"

@@ -1,9 +1,10 @@
 """WhisperBackbone: a frozen Whisper encoder that hands out the pooled states of chosen layers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from copy import copy
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -160,19 +161,16 @@ class WhisperBackbone(nn.Module):
     @torch.no_grad()
     def forward(self, mel_BMF: Tensor) -> Tensor:
         """mel_BMF (F even, at most 3000) → states_BLTD, T = F / 2 / pool, whole steps only."""
-        encoder, dtype = self.encoder, self._dtype_on(mel_BMF.device)
+        dtype, depth = self.dtype_on(mel_BMF.device), max(self.layers) + 1
+        states = {}
         with _no_autocast(mel_BMF.device):
-            x = convolve(encoder, mel_BMF.to(dtype))
-            x = (x + encoder.positional_embedding[: x.shape[1]]).to(dtype)
-            states = {}
-            for i, block in enumerate(encoder.blocks):
-                x = block(x)
+            for i, x in enumerate(islice(block_outputs(self.encoder, mel_BMF.to(dtype)), depth)):
                 if i in self.layers:
                     # Pooled here, so that the full-rate states of only one layer are ever held.
                     states[i] = F.avg_pool1d(x.transpose(1, 2).float(), self.pool).transpose(1, 2)
         return torch.stack([states[i] for i in self.layers], dim=1)
 
-    def _dtype_on(self, device: torch.device) -> torch.dtype:
+    def dtype_on(self, device: torch.device) -> torch.dtype:
         """The matrix weights' dtype on this device; converts them at the first call."""
         dtype = self.compute_dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         if self.encoder.conv1.weight.dtype != dtype:
@@ -187,6 +185,15 @@ def _shallow(module: Any) -> Any:
     other = copy(module)
     other._modules = dict(module._modules)
     return other
+
+
+def block_outputs(encoder: Any, mel_BMF: Tensor) -> Iterator[Tensor]:
+    """What comes out of each block of Whisper's encoder, in turn: (B, F / 2, D), in the dtype of the log-mel."""
+    x = convolve(encoder, mel_BMF)
+    x = (x + encoder.positional_embedding[: x.shape[1]]).to(mel_BMF.dtype)
+    for block in encoder.blocks:
+        x = block(x)
+        yield x
 
 
 def convolve(encoder: Any, mel_BMF: Tensor) -> Tensor:

@@ -100,12 +100,19 @@ class SoundTagger:
         self.backbone, self.head, self.description = backbone, head.eval(), description
         self.classes = ClassTable(*map(tuple, (description.classes["names"], description.classes["mids"])))
 
-    @torch.no_grad()
-    def tag(self, wave_BS: Tensor) -> Tensor:
+    def hear(self, wave_BS: Tensor) -> Tensor:
         """wave_BS (16 kHz, the length the head was trained on) → probabilities_BC."""
-        device = next(self.head.parameters()).device
-        logits_BC = self.head(self.backbone.hear(wave_BS.to(device)))
+        return self.chances(self.backbone.hear(wave_BS.to(self.device)))
+
+    @torch.no_grad()
+    def chances(self, states_BLTD: Tensor) -> Tensor:
+        """The backbone's states → probabilities_BC."""
+        logits_BC = self.head(states_BLTD.to(self.device))
         return logits_BC.sigmoid() if self.description.task == "multilabel" else logits_BC.softmax(dim=-1)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.head.parameters()).device
 
     def to(self, device: str | torch.device) -> "SoundTagger":
         self.backbone.to(device)
@@ -113,8 +120,10 @@ class SoundTagger:
         return self
 
 
-def load(path: str | os.PathLike[str], model: str | None = None, device: str | torch.device = "cpu") -> SoundTagger:
-    """A head.safetensors → something that tags.
+def load_tagger(
+    path: str | os.PathLike[str], model: str | None = None, device: str | torch.device = "cpu"
+) -> SoundTagger:
+    """A head.safetensors → something that tags clips; whispertag.load gives one for recordings of any length.
 
     model  where the backbone's checkpoint is now, if not where it was in training
 
@@ -127,7 +136,7 @@ def load(path: str | os.PathLike[str], model: str | None = None, device: str | t
         backbone = WhisperBackbone(**(spec | ({"name": model} if model else {})))
     except WeightsUnavailable as error:
         raise WeightsUnavailable(
-            f"{path}: its backbone cannot be had here ({error}); pass load(…, model=<path of its checkpoint>)"
+            f"{path}: its backbone cannot be had here ({error}); pass model=<path of its checkpoint>"
         ) from error
     if backbone.fingerprint != fingerprint:
         raise ValueError(

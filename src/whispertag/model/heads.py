@@ -7,7 +7,7 @@ pool over layers, in one of two orders, then a linear layer. conf/head/ names th
 import torch
 from torch import Tensor, nn
 
-from whispertag.model.pools import make_pool
+from whispertag.model.pools import Softmax, Weighted, make_pool
 
 
 class Standardize(nn.Module):
@@ -74,6 +74,11 @@ class TaggingHead(nn.Module):
         self.time_pool = make_pool(time, n_steps, inner, time_heads)
         self.layer_pool = make_pool(layer, n_layers, layer_width, layer_heads)
         self.classify = _norm_linear(inner, n_classes)
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether each time step has a learnt weight, so that clips of another length cannot be tagged."""
+        return isinstance(self.time_pool, Weighted | Softmax)
 
     def forward(self, states_BLTD: Tensor) -> Tensor:
         return self.tag(self.standardize(states_BLTD))

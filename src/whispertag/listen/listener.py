@@ -1,0 +1,223 @@
+"""whispertag.load(…): something that hears recordings of any length, their sounds and their words."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+
+from whispertag.audio import HOP_LENGTH, SAMPLE_RATE, SAMPLES_PER_POSITION, AudioError, fit_length
+from whispertag.listen.events import EventRules, find_sounds
+from whispertag.listen.gate import Gate
+from whispertag.listen.hearing import Hearing
+from whispertag.listen.passage import Passage
+from whispertag.listen.recording import Source, name_of, wave_blocks
+from whispertag.listen.rows import Rows
+from whispertag.listen.speech import SpeechOptions
+from whispertag.listen.tape import MelTape
+from whispertag.listen.transcriber import Transcriber
+from whispertag.model.checkpoint import SoundTagger, load_tagger
+from whispertag.model.joint import HeardWindow, Span
+from whispertag.model.weights import load_whisper
+
+Progress = Callable[[str, float, float | None], None]
+Bad = Callable[[str, Exception], None]
+
+
+def load(
+    path: str | os.PathLike[str],
+    model: str | None = None,
+    device: str | torch.device = "cpu",
+    download_root: str | None = None,
+) -> "Listener":
+    """A head.safetensors, or the folder of the run that made it → a listener.
+
+    model          where the backbone's checkpoint is now, if not where it was in training
+    download_root  where OpenAI's files are kept (None: Whisper's own cache folder)
+
+    Raises WeightsUnavailable, ValueError or OSError, which say what to do.
+    """
+    path = Path(path).expanduser()
+    return Listener(load_tagger(path / "head.safetensors" if path.is_dir() else path, model, device), download_root)
+
+
+class Listener:
+    """A frozen Whisper with a head.
+
+    `tag` hears sounds and never runs the decoder. `transcribe` hears words as openai-whisper does and tags what the same
+    pass of the encoder makes of the sounds. Both take one recording or many: paths, bytes, open files, or 16 kHz mono
+    arrays; of many, files that cannot be heard are left out if `bad(name, error)` is given, else the first raises.
+    """
+
+    def __init__(self, tagger: SoundTagger, download_root: str | None = None):
+        self.tagger, self._download_root = tagger, download_root
+        self._whisper: Any = None
+
+    @property
+    def classes(self):
+        """The ClassTable of what it can tell."""
+        return self.tagger.classes
+
+    @overload
+    def tag(self, files: Source, *args: Any, **options: Any) -> Hearing: ...
+    @overload
+    def tag(self, files: list[Source], *args: Any, **options: Any) -> list[Hearing]: ...
+    def tag(self, files, resolution: float | None = None, **options: Any):
+        """One recording → Hearing, a list → a list in the same order. See `tag_each` for the options."""
+        return _as_given(files, lambda many: self.tag_each(many, resolution, **options))
+
+    @overload
+    def transcribe(self, files: Source, *args: Any, **options: Any) -> Hearing: ...
+    @overload
+    def transcribe(self, files: list[Source], *args: Any, **options: Any) -> list[Hearing]: ...
+    def transcribe(self, files, resolution: float | None = None, **options: Any):
+        """One recording → Hearing, a list → a list in the same order. See `transcribe_each` for the options."""
+        return _as_given(files, lambda many: self.transcribe_each(many, resolution, **options))
+
+    def tag_each(
+        self,
+        files: Iterable[Source],
+        resolution: float | None = None,
+        rules: EventRules | None = None,
+        together: int = 16,
+        bad: Bad | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Hearing]]:
+        """Sounds alone, recording after recording, each with its place in `files`.
+
+        resolution  seconds a row covers, a multiple of the head's step; None: what it was trained on
+        rules       what makes an event of rows
+        together    clips encoded at a time
+        progress    called with name, seconds heard, seconds there are (None: not known)
+        """
+        backbone, seconds = self.tagger.backbone, self.tagger.description.clip_seconds
+        stride = backbone.n_steps(seconds) * backbone.pool  # positions of a clip: whole steps
+        for i, source in enumerate(files):
+            name, rows, heard = name_of(source), self._rows(resolution), 0
+            with _heeding(bad, name):
+                for clips_S in _batched(_clips(wave_blocks(source), stride * SAMPLES_PER_POSITION), together):
+                    n_samples = round(seconds * SAMPLE_RATE)
+                    wave_BS = torch.from_numpy(np.stack([fit_length(clip_S, n_samples) for clip_S in clips_S]))
+                    for clip_S, states_LTD in zip(clips_S, backbone.hear(wave_BS.to(self.tagger.device))):
+                        begin = heard // SAMPLES_PER_POSITION
+                        heard += len(clip_S)
+                        end = begin + -(-(len(clip_S) // HOP_LENGTH) // 2)
+                        rows.add(Span(begin, end), states_LTD)
+                        rows.pass_by(end)
+                    if progress:
+                        progress(name, heard / SAMPLE_RATE, None)
+                yield i, self._hearing(name, heard / SAMPLE_RATE, rows, heard // HOP_LENGTH, rules)
+
+    def transcribe_each(
+        self,
+        files: Iterable[Source],
+        resolution: float | None = None,
+        rules: EventRules | None = None,
+        together: int = 16,
+        gate: Gate | None = None,
+        bad: Bad | None = None,
+        progress: Progress | None = None,
+        **speech: Any,
+    ) -> Iterator[tuple[int, Hearing]]:
+        """Sounds and words in one pass, each recording, with its place in `files`, as soon as it is through.
+
+        together  recordings underway at a time: their windows are decoded in one batch
+        gate      what to do with text where the head hears no voice
+        speech    the options of openai-whisper's `transcribe`
+
+        The others are those of `tag_each`. Without a gate, text, tokens and segments are those of `whisper.transcribe`.
+        """
+        options = SpeechOptions.of(**speech)
+        self._rows(resolution)  # raises before anything is heard
+        model = self._complete()
+        fp16 = self.tagger.device.type == "cuda"
+        underway: dict[Passage, tuple[int, str, Rows]] = {}
+
+        def begin(i: int, source: Source) -> Passage:
+            name, rows = name_of(source), self._rows(resolution)
+            tape = MelTape(wave_blocks(source), model.dims.n_mels)
+
+            def heard(window: HeardWindow) -> None:
+                rows.add(window.span, window.means_LTD)
+
+            def passed(position: int) -> None:
+                rows.pass_by(position)
+                if progress:
+                    progress(name, position * SAMPLES_PER_POSITION / SAMPLE_RATE, tape.seconds)
+
+            voiced = gate.bind(rows, self.classes) if gate else lambda segment: True
+            passage = Passage(model, tape, options, heard, passed, voiced, fp16)
+            underway[passage] = i, name, rows
+            return passage
+
+        def passages() -> Iterator[Passage]:
+            for i, source in enumerate(files):
+                with _heeding(bad, name_of(source)):
+                    yield begin(i, source)
+
+        for passage in Transcriber(model, self.tagger.backbone, together).run(passages()):
+            (i, name, rows), tape = underway.pop(passage), passage.tape
+            hearing = self._hearing(name, tape.seconds, rows, tape.n_frames, rules)
+            hearing.language, hearing.text, hearing.segments = passage.language, passage.text, passage.segments
+            tape.close()
+            yield i, hearing
+
+    def _rows(self, resolution: float | None) -> Rows:
+        return Rows(self.tagger, resolution or self.tagger.description.clip_seconds)
+
+    def _hearing(self, name: str, seconds: float, rows: Rows, n_frames: int, rules: EventRules | None) -> Hearing:
+        chances_NC = rows.finish(-(-n_frames // 2))
+        rules = rules or EventRules.for_task(self.tagger.description.task)
+        audible_NC = np.nan_to_num(chances_NC)  # what was not listened to holds no events
+        sounds = find_sounds(audible_NC, rows.resolution, seconds, self.classes, rules)
+        return Hearing(name, seconds, self.classes, rows.resolution, chances_NC, sounds)
+
+    def _complete(self) -> Any:
+        """The whole Whisper; its encoder takes the place of the backbone's, which may end early."""
+        if self._whisper is None:
+            backbone = self.tagger.backbone
+            if backbone.weights == "random":
+                raise ValueError(f"{backbone.name} with random weights tags sounds, but cannot transcribe")
+            self._whisper = load_whisper(backbone.name, self._download_root).to(self.tagger.device)
+            backbone.encoder = self._whisper.encoder
+            if self.tagger.device.type == "cuda":
+                backbone.compute_dtype = torch.float16  # as Whisper transcribes: one copy of the weights serves both
+        return self._whisper
+
+
+def _as_given(files: Any, hear: Callable[[list[Source]], Iterator[tuple[int, Hearing]]]) -> Any:
+    if not isinstance(files, list | tuple):
+        return next((hearing for _, hearing in hear([files])), None)
+    return [hearing for _, hearing in sorted(hear(list(files)), key=lambda pair: pair[0])]
+
+
+@contextmanager
+def _heeding(bad: Bad | None, name: str) -> Iterator[None]:
+    """What is wrong with one recording goes to `bad`, if there is one; the others go on."""
+    try:
+        yield
+    except (AudioError, OSError) as error:
+        if not bad:
+            raise
+        bad(name, error)
+
+
+def _clips(blocks: Iterator[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
+    """Blocks of any size → clips of `n_samples`, the last one shorter."""
+    waiting_S = np.zeros(0, np.float32)
+    for block_S in blocks:
+        waiting_S = np.concatenate([waiting_S, block_S])
+        whole = len(waiting_S) // n_samples * n_samples
+        yield from (waiting_S[i : i + n_samples] for i in range(0, whole, n_samples))
+        waiting_S = waiting_S[whole:]
+    if len(waiting_S):
+        yield waiting_S
+
+
+def _batched(clips: Iterator[np.ndarray], n: int) -> Iterator[list[np.ndarray]]:
+    while batch := list(islice(clips, n)):
+        yield batch

@@ -1,0 +1,267 @@
+"""Whisper's way through one long recording, a window at a time.
+
+It does what `whisper.transcribe` does, but leaves to others how a window is encoded and decoded: `Passage.run` is a
+generator that asks for that and is sent the answers, so that windows of several recordings can be answered together
+(listen/transcriber.py), and what has been encoded once serves language detection, every try at decoding and the words.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from whispertag.audio import HOP_LENGTH, SAMPLE_RATE, SAMPLES_PER_POSITION
+from whispertag.listen.speech import SpeechOptions
+from whispertag.listen.tape import WINDOW_FRAMES, MelTape
+from whispertag.listen.words import FRAMES_PER_SECOND, add_words, first_made_up, first_with_words, is_anomalous
+from whispertag.model.joint import HeardWindow, Span
+
+FRAMES_PER_POSITION = SAMPLES_PER_POSITION // HOP_LENGTH
+SECONDS_PER_POSITION = SAMPLES_PER_POSITION / SAMPLE_RATE
+Segment = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Encode:
+    """→ HeardWindow"""
+
+    mel_MF: Tensor
+    span: Span
+
+
+@dataclass(frozen=True)
+class DetectLanguage:
+    """→ language code"""
+
+    features_PD: Tensor
+
+
+@dataclass(frozen=True)
+class Decode:
+    """→ whisper.DecodingResult"""
+
+    features_PD: Tensor
+    options: Any  # whisper.DecodingOptions
+
+
+Request = Encode | DetectLanguage | Decode
+
+
+class Passage:
+    """One recording on its way through a Whisper.
+
+    tape      its log-mel
+    heard     called with each window as soon as it is encoded
+    passed    called with the position that Whisper has got to: nothing before it will be heard again
+    voiced    whether a segment, given its start and end, may be kept; True for all if there is no gate
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tape: MelTape,
+        options: SpeechOptions,
+        heard: Callable[[HeardWindow], None] = lambda window: None,
+        passed: Callable[[int], None] = lambda position: None,
+        voiced: Callable[[Segment], bool] = lambda segment: True,
+        fp16: bool = False,
+    ):
+        self.model, self.tape, self.options = model, tape, options
+        self.heard, self.passed, self.voiced, self.fp16 = heard, passed, voiced, fp16
+        self.segments: list[Segment] = []
+        self.language: str = options.decoding.get("language") or ("" if model.is_multilingual else "en")
+        self._last_speech = 0.0  # seconds: where words were last
+        self._window: HeardWindow | None = None
+
+    @property
+    def text(self) -> str:
+        return self._tokenizer.decode(self._tokens[self._n_initial :])
+
+    def run(self) -> Generator[Request, Any, None]:
+        if not self.language:
+            self.language = yield from self._detect()
+        self._begin()
+        points = [round(t * FRAMES_PER_SECOND) for t in self.options.clip_points] or [0]
+        if len(points) % 2:
+            points.append(self.tape.n_frames)
+        for seek, clip_end in zip(points[::2], points[1::2]):
+            end = min(clip_end, self.tape.n_frames)
+            while seek < end:
+                seek = yield from self._hear(seek, min(WINDOW_FRAMES, end - seek))
+                self.passed(min(seek, end) // FRAMES_PER_POSITION)
+
+    def _begin(self) -> None:
+        from whisper.tokenizer import get_tokenizer
+
+        self._tokenizer = get_tokenizer(
+            self.model.is_multilingual,
+            num_languages=self.model.num_languages,
+            language=self.language,
+            task=self.options.task,
+        )
+        prompt = self.options.initial_prompt
+        self._tokens = self._tokenizer.encode(" " + prompt.strip()) if prompt is not None else []
+        self._n_initial = len(self._tokens)
+        self._prompt_from = 0  # tokens before are not shown to Whisper again
+
+    def _detect(self) -> Generator[Request, Any, str]:
+        """By the first 30 s. Of shorter recordings Whisper hears the silence behind them here, and nothing elsewhere."""
+        window = yield Encode(self.tape.window(0, WINDOW_FRAMES), self._span(0, min(WINDOW_FRAMES, self.tape.n_frames)))
+        points = self.options.clip_points
+        if self.tape.n_frames >= WINDOW_FRAMES and (not points or round(points[0] * FRAMES_PER_SECOND) == 0):
+            self._window = window  # the very window that is decoded first, unless a clip ends in it
+        return (yield DetectLanguage(window.features_PD))
+
+    def _span(self, seek: int, n_frames: int) -> Span:
+        begin = seek // FRAMES_PER_POSITION
+        return Span(begin, begin + -(-n_frames // FRAMES_PER_POSITION))
+
+    def _encode(self, seek: int, n_frames: int) -> Generator[Request, Any, HeardWindow]:
+        kept, self._window = self._window, None
+        span = self._span(seek, n_frames)
+        if kept and kept.span == span:
+            window = kept
+        else:
+            mel_MF = self.tape.window(seek, n_frames)
+            # Zeros, which are not silence in a log-mel: so Whisper fills its windows up.
+            window = yield Encode(_pad_frames(mel_MF), span)
+        self.heard(window)
+        return window
+
+    def _hear(self, seek: int, n_frames: int) -> Generator[Request, Any, int]:
+        """One window, from frame `seek` on → where the next one begins."""
+        window = yield from self._encode(seek, n_frames)
+        result = yield from self._decode(window.features_PD)
+        if self.options.is_silence(result):
+            return seek + n_frames
+
+        cut = self._cut(result, seek, n_frames)
+        if not self.options.word_timestamps or self._place_words(cut, window):
+            self._keep(cut.segments, result.temperature)
+        return max(cut.next_seek, seek + 1)
+
+    def _decode(self, features_PD: Tensor) -> Generator[Request, Any, Any]:
+        """Again and again at higher temperatures, until it looks right."""
+        result = None
+        for temperature in self.options.temperatures:
+            options = self.options.decoding_options(temperature, self.language, self._prompt(), self.fp16)
+            result = yield Decode(features_PD, options)
+            if not self.options.has_failed(result):
+                break
+        return result
+
+    def _prompt(self) -> list[int]:
+        """What Whisper is shown of the text so far."""
+        if not self.options.carry_initial_prompt:
+            return self._tokens[self._prompt_from :]
+        room = self.model.dims.n_text_ctx // 2 - 1 - self._n_initial
+        initial = self._tokens[: self._n_initial]
+        return initial + self._tokens[max(self._n_initial, self._prompt_from) :][-room:]
+
+    def _cut(self, result: Any, seek: int, n_frames: int) -> "Cut":
+        """A window's tokens, between their time stamps."""
+        first_stamp, tokens = self._tokenizer.timestamp_begin, result.tokens
+        is_stamp = [token >= first_stamp for token in tokens]
+        closed = is_stamp[-2:] == [False, True]
+        begin = float(seek * HOP_LENGTH / SAMPLE_RATE)
+        cut = Cut([], seek, n_frames, seek + n_frames, closed)
+
+        def add(piece: list[int], start: float, end: float) -> None:
+            cut.segments.append(self._segment(result, seek, piece, start, end))
+
+        pairs = [i for i in range(1, len(tokens)) if is_stamp[i - 1] and is_stamp[i]]
+        if pairs:  # an end and a beginning: there the text is cut
+            ends = [*pairs, len(tokens)] if closed else pairs
+            for piece in (tokens[i:j] for i, j in zip([0, *ends], ends)):
+                positions = piece[0] - first_stamp, piece[-1] - first_stamp
+                add(piece, *(begin + p * SECONDS_PER_POSITION for p in positions))
+            if not closed:  # what was begun last is heard again, whole
+                cut.next_seek = seek + (tokens[ends[-1] - 1] - first_stamp) * FRAMES_PER_POSITION
+        else:
+            duration = n_frames * HOP_LENGTH / SAMPLE_RATE
+            stamps = [token for token, stamp in zip(tokens, is_stamp) if stamp]
+            if stamps and stamps[-1] != first_stamp:
+                duration = (stamps[-1] - first_stamp) * SECONDS_PER_POSITION
+            add(tokens, begin, begin + duration)
+        return cut
+
+    def _segment(self, result: Any, seek: int, tokens: list[int], start: float, end: float) -> Segment:
+        return {
+            "seek": seek,
+            "start": start,
+            "end": end,
+            "text": self._tokenizer.decode([token for token in tokens if token < self._tokenizer.eot]),
+            "tokens": tokens,
+            "temperature": result.temperature,
+            "avg_logprob": result.avg_logprob,
+            "compression_ratio": result.compression_ratio,
+            "no_speech_prob": result.no_speech_prob,
+        }
+
+    def _place_words(self, cut: "Cut", window: HeardWindow) -> bool:
+        """Words onto the clock, and what was made up in silence out; False where the window is to be forgotten."""
+        from whisper.utils import get_end
+
+        silence = self.options.hallucination_silence_threshold
+        begin, full_end = (float(f * HOP_LENGTH / SAMPLE_RATE) for f in (cut.seek, cut.seek + WINDOW_FRAMES))
+        add_words(
+            self.model,
+            self._tokenizer,
+            cut.segments,
+            window.features_PD,
+            cut.n_frames,
+            self.options,
+            self._last_speech,
+        )
+        spoken_until = get_end(cut.segments)
+        if not cut.closed and spoken_until is not None and spoken_until > begin:
+            cut.next_seek = round(spoken_until * FRAMES_PER_SECOND)
+            if silence is not None and full_end - spoken_until <= silence:
+                cut.next_seek = cut.seek + cut.n_frames
+        if silence is not None:
+            first = first_with_words(cut.segments)
+            if first and is_anomalous(first) and (gap := first["start"] - begin) > silence:
+                cut.next_seek = cut.seek + round(gap * FRAMES_PER_SECOND)  # heard again without the silence before
+                return False
+            duration = cut.n_frames * HOP_LENGTH / SAMPLE_RATE
+            i = first_made_up(cut.segments, begin, duration, full_end, self._last_speech, silence)
+            if i is not None:
+                made_up = cut.segments[i]
+                cut.next_seek = round(max(begin + 1, made_up["start"]) * FRAMES_PER_SECOND)
+                if self.tape.n_frames * HOP_LENGTH / SAMPLE_RATE - made_up["end"] < silence:
+                    cut.next_seek = self.tape.n_frames
+                del cut.segments[i:]
+        if (spoken_until := get_end(cut.segments)) is not None:
+            self._last_speech = spoken_until
+        return True
+
+    def _keep(self, segments: list[Segment], temperature: float) -> None:
+        for segment in segments:
+            if segment["start"] == segment["end"] or not segment["text"].strip():
+                segment |= {"text": "", "tokens": [], "words": []}
+        for segment in filter(self.voiced, segments):
+            self.segments.append({"id": len(self.segments), **segment})
+            self._tokens.extend(segment["tokens"])
+        if not self.options.condition_on_previous_text or temperature > 0.5:
+            self._prompt_from = len(self._tokens)
+
+
+@dataclass
+class Cut:
+    """The segments of a window.
+
+    next_seek  the frame where the next window begins
+    closed     its last segment ends with a time stamp: no speech came behind it
+    """
+
+    segments: list[Segment]
+    seek: int
+    n_frames: int
+    next_seek: int
+    closed: bool
+
+
+def _pad_frames(mel_MF: Tensor) -> Tensor:
+    return F.pad(mel_MF, (0, WINDOW_FRAMES - mel_MF.shape[1]))

@@ -1,0 +1,132 @@
+"""Recordings of any length and format, a block at a time: memory does not grow with the hours."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from whispertag.audio import SAMPLE_RATE, AudioError
+
+Source = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | torch.Tensor
+
+BLOCK_SECONDS = 30
+SPOOL_BYTES = 2**26  # what a recording's log-mel may hold in memory (35 minutes) before it goes to disk
+
+
+def name_of(source: Source) -> str:
+    """What a recording is called in results and messages."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return str(getattr(source, "name", "") or type(source).__name__)
+
+
+def wave_blocks(source: Source) -> Iterator[np.ndarray]:
+    """Blocks of 16 kHz mono float32, together the whole recording; arrays are taken to be 16 kHz already.
+
+    Raises AudioError, naming the recording, if it cannot be decoded, has no samples or some that are not finite.
+    """
+    if isinstance(source, np.ndarray | torch.Tensor):
+        blocks = _array_blocks(source)
+    else:
+        blocks = _resampled(_file_blocks(source))
+    n_samples = 0
+    try:
+        for block_S in blocks:
+            if not np.isfinite(block_S).all():
+                raise AudioError("samples that are NaN or infinite")
+            n_samples += len(block_S)
+            if len(block_S):
+                yield np.ascontiguousarray(block_S, dtype=np.float32)
+        if not n_samples:
+            raise AudioError("no samples")
+    except AudioError as error:
+        raise AudioError(f"{name_of(source)}: {error}") from error
+
+
+def _array_blocks(wave_S: np.ndarray | torch.Tensor) -> Iterator[np.ndarray]:
+    wave_S = wave_S.detach().cpu().numpy() if isinstance(wave_S, torch.Tensor) else wave_S
+    if wave_S.ndim != 1 or not np.issubdtype(wave_S.dtype, np.floating):
+        raise AudioError(f"an array of {wave_S.dtype}, shape {wave_S.shape}: give 16 kHz mono, one axis, floats ±1")
+    step = BLOCK_SECONDS * SAMPLE_RATE
+    for start in range(0, len(wave_S), step):
+        yield wave_S[start : start + step]
+
+
+def _resampled(blocks: Iterator[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]:
+    """(samples × channels, rate) → mono at 16 kHz; what the rate of the first block is holds for all."""
+    import soxr
+
+    stream: Any = None
+    for wave_SK, rate in blocks:
+        if not 1_000 <= rate <= 1_000_000:
+            raise AudioError(f"a sample rate of {rate} Hz")
+        wave_S = wave_SK.mean(axis=1)
+        if rate == SAMPLE_RATE:
+            yield wave_S
+            continue
+        # Before resampling, which would smear one NaN over its neighbours.
+        if not np.isfinite(wave_S).all():
+            raise AudioError("samples that are NaN or infinite")
+        stream = stream or soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+        yield stream.resample_chunk(wave_S)
+    if stream:
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _file_blocks(source: Any) -> Iterator[tuple[np.ndarray, int]]:
+    """soundfile first: it is the faster one; FFmpeg's libraries for what it cannot read."""
+    import io
+
+    import soundfile
+
+    if isinstance(source, bytes):
+        if not source:
+            raise AudioError("the file is empty")
+        source = io.BytesIO(source)
+    elif isinstance(source, str | os.PathLike):
+        if Path(source).is_dir():
+            raise AudioError("a folder, not a recording")
+        with open(source, "rb") as file:
+            yield from _file_blocks(file)
+        return
+    elif not source.seekable():  # standard input: decoders go back and forth
+        with tempfile.TemporaryFile() as whole:
+            shutil.copyfileobj(source, whole)
+            yield from _file_blocks(whole)
+        return
+    source.seek(0, os.SEEK_END)
+    if not source.tell():
+        raise AudioError("the file is empty")
+    source.seek(0)
+    try:
+        file = soundfile.SoundFile(source)
+    except soundfile.LibsndfileError as error:
+        source.seek(0)
+        yield from _av_blocks(source, error.error_string)
+        return
+    with file:
+        try:
+            while len(wave_SK := file.read(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)):
+                yield wave_SK, file.samplerate
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"cannot be decoded to its end ({error.error_string})") from error
+
+
+def _av_blocks(source: BinaryIO, by_soundfile: str) -> Iterator[tuple[np.ndarray, int]]:
+    import av
+
+    try:
+        with av.open(source, "r") as container:
+            if not container.streams.audio:
+                raise AudioError("no audio stream")
+            planar = av.AudioResampler(format="fltp")
+            for frame in container.decode(audio=0):
+                for part in planar.resample(frame):
+                    yield part.to_ndarray().T, part.sample_rate
+    except av.FFmpegError as error:
+        raise AudioError(f"cannot be decoded ({by_soundfile}; {error})") from error

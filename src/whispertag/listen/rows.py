@@ -1,0 +1,72 @@
+"""Rows of probabilities: what the head makes of every stretch of `resolution` seconds of one recording."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whispertag.audio import POSITIONS_PER_SECOND
+from whispertag.listen.timeline import Timeline
+from whispertag.model.checkpoint import SoundTagger
+from whispertag.model.joint import Span
+
+
+class Rows:
+    """Row n covers [n, n + 1) × resolution; it is tagged as soon as nothing more can be heard of it.
+
+    resolution  seconds, a multiple of the head's step. Raises ValueError for others.
+    """
+
+    def __init__(self, tagger: SoundTagger, resolution: float):
+        self.tagger, self.resolution = tagger, resolution
+        self._timeline = Timeline(tagger.backbone.pool)
+        step = tagger.backbone.pool / POSITIONS_PER_SECOND
+        self._n_steps = round(resolution / step)
+        if self._n_steps < 1 or abs(self._n_steps * step - resolution) > 1e-6:
+            raise ValueError(f"resolution={resolution:g}: give a multiple of {step:g} s, the step of this head")
+        self._rows: list[np.ndarray] = []
+        self._clip = tagger.backbone.n_steps(tagger.description.clip_seconds)
+        if tagger.head.counts_steps and self._n_steps != self._clip:
+            raise ValueError(
+                f"resolution={resolution:g}: this head has a weight for each step of its clips, "
+                f"so it takes {self._clip * step:g} s and nothing else"
+            )
+
+    def add(self, span: Span, means_LTD: Tensor) -> None:
+        """What was heard of `span`: a mean for each of its steps."""
+        self._timeline.add(span, means_LTD)
+
+    def pass_by(self, position: int) -> None:
+        """Nothing before this encoder position will be heard again."""
+        self._tag_until(position // self._timeline.pool // self._n_steps)
+
+    def finish(self, n_positions: int) -> np.ndarray:
+        """chances_NC of the whole recording; NaN in rows of which nothing was to be heard (clip_timestamps)."""
+        self._tag_until(-(-n_positions // (self._timeline.pool * self._n_steps)))
+        n_classes = len(self.tagger.classes)
+        return np.stack(self._rows) if self._rows else np.zeros((0, n_classes), np.float32)
+
+    def chances_C(self, start: float, end: float) -> np.ndarray | None:
+        """Of what is between two times (seconds) and still held: at least one step; None if none is."""
+        pool = self._timeline.pool
+        first, last = (round(t * POSITIONS_PER_SECOND) for t in (start, end))
+        states_LTD = self._timeline.cut(first // pool, max(-(-last // pool), first // pool + 1))
+        return None if states_LTD is None else self._tag([states_LTD])[0]
+
+    def _tag_until(self, n_rows: int) -> None:
+        first, n = len(self._rows), self._n_steps
+        cuts = [self._timeline.cut(i * n, (i + 1) * n) for i in range(first, n_rows)]
+        whole = [cut for cut in cuts if cut is not None and cut.shape[1] == n]
+        tagged = iter(self._tag(whole)) if whole else iter(())
+        for cut in cuts:
+            if cut is None:
+                self._rows.append(np.full(len(self.tagger.classes), np.nan, np.float32))
+            else:
+                self._rows.append(next(tagged) if cut.shape[1] == n else self._tag([cut])[0])
+        self._timeline.forget(max(first, n_rows) * n)
+
+    def _tag(self, states_LTD: list[Tensor]) -> np.ndarray:
+        states_NLTD = torch.stack(states_LTD)
+        if self.tagger.head.counts_steps:  # of a short row the last step is heard on and on
+            steps_T = torch.arange(self._clip).clamp(max=states_NLTD.shape[2] - 1)
+            states_NLTD = states_NLTD[:, :, steps_T]
+        return self.tagger.chances(states_NLTD).cpu().numpy()

@@ -1,0 +1,75 @@
+"""Whisper's log-mel of a whole recording, of which any window can be had."""
+
+import tempfile
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whispertag.audio import HOP_LENGTH, N_FFT, SAMPLE_RATE, WINDOW_SECONDS
+from whispertag.listen.recording import SPOOL_BYTES
+
+WINDOW_FRAMES = WINDOW_SECONDS * SAMPLE_RATE // HOP_LENGTH
+SILENCE = -10.0  # log10 of the least power Whisper tells from none
+
+
+class MelTape:
+    """The log-mel that openai-whisper computes of a recording with 30 s of silence after it.
+
+    Whisper cuts off what is 8 decades below the loudest frame of the *whole* recording, so nothing can be had
+    before all is read. What is kept is four bytes a band and frame, on disk for long recordings: memory does not grow.
+
+    n_frames  of the recording itself, whole ones of 10 ms
+    seconds   its length
+    """
+
+    def __init__(self, blocks: Iterable[np.ndarray], n_mels: int):
+        from whisper.audio import mel_filters
+
+        self.n_mels = n_mels
+        self._filters_MF = mel_filters("cpu", n_mels)
+        self._hann = torch.hann_window(N_FFT)
+        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)
+        self._kept = 0  # frames on the tape: a few more than n_frames, which reach into the silence
+        self._peak = SILENCE
+        n_samples, waiting_S, begun = 0, torch.zeros(0), False
+        for block_S in blocks:
+            n_samples += len(block_S)
+            waiting_S = torch.cat([waiting_S, torch.from_numpy(block_S)])
+            if not begun and len(waiting_S) <= N_FFT // 2:
+                continue
+            begun, waiting_S = True, self._write(waiting_S if begun else _reflect(waiting_S))
+        end_S = F.pad(waiting_S, (0, N_FFT + HOP_LENGTH))
+        self._write(end_S if begun else _reflect(end_S))
+        self.n_frames, self.seconds = n_samples // HOP_LENGTH, n_samples / SAMPLE_RATE
+
+    def _write(self, wave_S: Tensor) -> Tensor:
+        """All frames these samples hold, to the tape → the samples that later frames need."""
+        if len(wave_S) < N_FFT:
+            return wave_S
+        stft_BF = torch.stft(wave_S, N_FFT, HOP_LENGTH, window=self._hann, center=False, return_complex=True)
+        mel_MF = self._filters_MF @ stft_BF.abs() ** 2
+        log_MF = mel_MF.clamp(min=1e-10).log10()
+        self._peak = max(self._peak, float(log_MF.max()))
+        self._file.write(log_MF.T.contiguous().numpy().tobytes())
+        self._kept += log_MF.shape[1]
+        return wave_S[log_MF.shape[1] * HOP_LENGTH :]
+
+    def window(self, first: int, n_frames: int) -> Tensor:
+        """mel_MF of `n_frames` from frame `first` on; behind the recording's end comes silence."""
+        row = 4 * self.n_mels
+        self._file.seek(first * row)
+        log_FM = np.frombuffer(self._file.read(max(0, min(n_frames, self._kept - first)) * row), np.float32)
+        log_MF = torch.from_numpy(log_FM.reshape(-1, self.n_mels).T.copy())
+        log_MF = F.pad(log_MF, (0, n_frames - log_MF.shape[1]), value=SILENCE)
+        return (log_MF.clamp(min=self._peak - 8.0) + 4.0) / 4.0
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _reflect(wave_S: Tensor) -> Tensor:
+    """The first frame is centred on the first sample."""
+    return F.pad(wave_S[None], (N_FFT // 2, 0), mode="reflect")[0]

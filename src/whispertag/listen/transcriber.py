@@ -1,0 +1,105 @@
+"""Several recordings step together through one Whisper: what they ask for at the same time is answered in one batch."""
+
+from collections import defaultdict
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whispertag.listen.passage import Decode, DetectLanguage, Encode, Passage, Request
+from whispertag.model.backbone import WhisperBackbone
+from whispertag.model.joint import hear_windows
+
+
+@dataclass
+class _Underway:
+    passage: Passage
+    running: Generator[Request, Any, None]
+    request: Request
+
+
+class Transcriber:
+    """A Whisper and the backbone that shares its encoder.
+
+    together  how many recordings are underway at a time, which is the largest batch
+    """
+
+    def __init__(self, model: Any, backbone: WhisperBackbone, together: int = 16):
+        if together < 1:
+            raise ValueError(f"together={together}: give the number of recordings heard at a time, 1 or more")
+        self.model, self.backbone, self.together = model, backbone, together
+
+    def run(self, passages: Iterator[Passage]) -> Iterator[Passage]:
+        """Each passage as soon as it is through; new ones are begun when there is room."""
+        underway: list[_Underway] = []
+        while True:
+            for passage in islice(passages, self.together - len(underway)):
+                running = passage.run()
+                if (one := self._advance(_Underway(passage, running, None), None)) is None:  # type: ignore[arg-type]
+                    yield passage  # there was nothing to hear
+                else:
+                    underway.append(one)
+            if not underway:
+                return
+            asking = self._choose(underway)
+            for one, answer in zip(asking, self._answer([one.request for one in asking])):
+                if self._advance(one, answer) is None:
+                    underway.remove(one)
+                    yield one.passage
+
+    @staticmethod
+    def _advance(one: _Underway, answer: Any) -> _Underway | None:
+        try:
+            one.request = one.running.send(answer)
+        except StopIteration:
+            return None
+        return one
+
+    def _choose(self, underway: list[_Underway]) -> list[_Underway]:
+        """Those who ask for the same: first to encode, so that as many as can be decode together."""
+        groups: dict[Any, list[_Underway]] = defaultdict(list)
+        for one in underway:
+            groups[self._kind(one.request)].append(one)
+        for kind in (Encode, DetectLanguage):
+            if kind in groups:
+                return groups[kind]
+        return max(groups.values(), key=len)
+
+    def _kind(self, request: Request) -> Any:
+        if not isinstance(request, Decode):
+            return type(request)
+        # Whisper's decoder knows no padding: prompts in one batch are equally long.
+        alike = replace(request.options, prompt=None, language=None)
+        return repr(alike), len(self._initial_tokens(request))
+
+    def _initial_tokens(self, request: Decode) -> tuple[int, ...]:
+        from whisper.decoding import DecodingTask
+
+        return DecodingTask(self.model, request.options).initial_tokens
+
+    def _answer(self, requests: list[Any]) -> list[Any]:
+        if isinstance(requests[0], Encode):
+            return hear_windows(self.backbone, [r.mel_MF for r in requests], [r.span for r in requests])
+        features_BPD = torch.stack([r.features_PD for r in requests])
+        if isinstance(requests[0], DetectLanguage):
+            _, chances = self.model.detect_language(features_BPD)
+            return [max(of_one, key=of_one.get) for of_one in chances]
+        return self._decode(features_BPD, requests)
+
+    def _decode(self, features_BPD: Tensor, requests: list[Decode]) -> list[Any]:
+        from whisper.decoding import DecodingTask
+
+        rows = torch.tensor([self._initial_tokens(r) for r in requests])
+        languages = [r.options.language for r in requests]
+
+        class Together(DecodingTask):
+            """openai-whisper decodes a batch of windows, but after one and the same prompt."""
+
+            def _detect_language(self, audio_features: Tensor, tokens: Tensor) -> tuple[list[str], None]:
+                tokens.copy_(rows)
+                return languages, None
+
+        return Together(self.model, requests[0].options).run(features_BPD)
