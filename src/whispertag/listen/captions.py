@@ -1,0 +1,152 @@
+"""What was heard → files: srt, vtt, txt to read; tsv, json, csv to go on with.
+
+    srt, vtt   captions; sounds as `[door knock]` in the gaps between speech (listen/cues.py)
+    txt        a line a segment or cue, by time; a cue needs no gap here
+    tsv        a row a segment and a row a sound: start and end in milliseconds, text (of a sound, its class: `[Knock]`)
+    json       all but the rows of probabilities
+    csv        a row a sound
+    rows.csv   the rows of probabilities, a column a class
+
+Without sounds, srt, vtt, tsv and txt are openai-whisper's to the byte, with three exceptions: a segment without text
+gives nothing, a text takes no blank line or tab into the file, and WebVTT's `&`, `<` and `-->` are escaped.
+What lies under speech and near no gap is left out of srt and vtt; tsv, json and csv have every sound.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from whispertag.listen.cues import Cue, CueRules, caption_cues, one_block, sound_cues
+from whispertag.listen.hearing import Hearing
+
+__all__ = ["FORMATS", "Cue", "CueRules", "caption_cues", "captions", "sounds_csv", "write_captions"]
+
+# Italics where the player has no other wish for class "sound".
+VTT_STYLE = "STYLE\n::cue(.sound) {\n  font-style: italic;\n}\n\n"
+
+
+def write_captions(
+    hearing: Hearing, format: str, file: str | PathLike[str] | TextIO, rules: CueRules | None = None
+) -> None:
+    """Write what was heard in one of FORMATS, to an open text file, or to a path, where it is then whole or not there.
+
+    Raises ValueError for an unknown format, ShardError (a RuntimeError) if the file cannot be written.
+    """
+    text = captions(hearing, format, rules)
+    if isinstance(file, str | PathLike):
+        from whispertag.data.shards import write_atomically
+
+        write_atomically(Path(file), text.encode("utf-8", errors="backslashreplace"))
+    else:
+        file.write(text)
+
+
+def captions(hearing: Hearing, format: str, rules: CueRules | None = None) -> str:
+    """The text of the file. Raises ValueError for a format that is not among FORMATS."""
+    if format not in _WRITERS:
+        raise ValueError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
+    return _WRITERS[format](hearing, rules or CueRules())
+
+
+def sounds_csv(hearings: Iterable[Hearing]) -> str:
+    """One table of the sounds in any number of recordings."""
+    rows = [
+        (hearing.name, f"{s.start:.3f}", f"{s.end:.3f}", s.label, s.mid, f"{s.probability:.4f}")
+        for hearing in hearings
+        for s in hearing.sounds
+    ]
+    return _table(("file", "start", "end", "label", "mid", "probability"), rows)
+
+
+def _srt(hearing: Hearing, rules: CueRules) -> str:
+    return "".join(
+        f"{i}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{cue.text.replace('-->', '->')}\n\n"
+        for i, cue in enumerate(caption_cues(hearing, rules), start=1)
+    )
+
+
+def _vtt(hearing: Hearing, rules: CueRules) -> str:
+    def escape(text: str) -> str:
+        return text.replace("&", "&amp;").replace("<", "&lt;")
+
+    def payload(cue: Cue) -> str:
+        if cue.kind == "sound":
+            return f"<c.sound>{escape(cue.text)}</c>"
+        return cue.text.replace("-->", "--&gt;")
+
+    cues = caption_cues(hearing, rules, escape)
+    style = VTT_STYLE if any(cue.kind == "sound" for cue in cues) else ""
+    blocks = [f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{payload(cue)}\n\n" for cue in cues]
+    return "".join(("WEBVTT\n\n", style, *blocks))
+
+
+def _txt(hearing: Hearing, rules: CueRules) -> str:
+    lines = [(s["start"], one_block(s["text"].strip())) for s in hearing.segments or [] if s["text"].strip()]
+    cues = [(cue.start, cue.text) for cue in sound_cues(hearing, rules, busy=[])]
+    by_time = sorted(lines + cues, key=lambda line: line[0]) if cues else lines
+    return "".join(f"{text}\n" for _, text in by_time)
+
+
+def _tsv(hearing: Hearing, rules: CueRules) -> str:
+    said = [(s["start"], s["end"], s["text"].strip()) for s in hearing.segments or [] if s["text"].strip()]
+    heard = [(s.start, s.end, f"[{s.label}]") for s in hearing.sounds]
+    rows = sorted(said + heard, key=lambda row: row[0]) if heard else said
+    lines = ((round(1000 * start), round(1000 * end), re.sub(r"[\t\r\n]", " ", text)) for start, end, text in rows)
+    return "start\tend\ttext\n" + "".join(f"{start}\t{end}\t{text}\n" for start, end, text in lines)
+
+
+def _json(hearing: Hearing, rules: CueRules) -> str:
+    return json.dumps(_plain(hearing.to_dict()), ensure_ascii=False, indent=1) + "\n"
+
+
+def _csv(hearing: Hearing, rules: CueRules) -> str:
+    return sounds_csv([hearing])
+
+
+def _rows_csv(hearing: Hearing, rules: CueRules) -> str:
+    rows = (
+        (
+            f"{n * hearing.resolution:.3f}",
+            f"{min((n + 1) * hearing.resolution, hearing.seconds):.3f}",
+            *(f"{chance:.4f}" for chance in row_C.tolist()),
+        )
+        for n, row_C in enumerate(hearing.chances_NC)
+    )
+    return _table(("start", "end", *hearing.classes.names), rows)
+
+
+_WRITERS = {"srt": _srt, "vtt": _vtt, "json": _json, "tsv": _tsv, "txt": _txt, "csv": _csv, "rows.csv": _rows_csv}
+FORMATS = tuple(_WRITERS)  # each is also the ending of its file's name
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _clock(seconds: float, decimal: str) -> str:
+    from whisper.utils import format_timestamp
+
+    return format_timestamp(seconds, always_include_hours=decimal == ",", decimal_marker=decimal)
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers as Python's, and null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
