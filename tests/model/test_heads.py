@@ -7,17 +7,12 @@ import torch
 import yaml
 from whisper_at.model import ATModel
 
+from whispertag.listen.published import our_names
 from whispertag.model.heads import TaggingHead
 from whispertag.model.macs import count_macs, count_parameters
 
 CONF = Path(__file__).parents[2] / "conf" / "head"
 SIZES = {"tiny": (4, 384), "base": (6, 512), "small": (12, 768), "medium": (24, 1024), "large": (32, 1280)}
-KEYS = {
-    "time_tr.": "time_pool.block.",
-    "layer_tr.": "layer_pool.block.",
-    "down_layer.": "project.",
-    "mlp_layer.": "classify.",
-}
 
 
 def make(name: str, size: str = "large", **changes) -> TaggingHead:
@@ -25,11 +20,6 @@ def make(name: str, size: str = "large", **changes) -> TaggingHead:
     options = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     options = {k: v for k, v in options.items() if k != "_target_"} | {"standardize": False} | changes
     return TaggingHead(*SIZES[size], 527, **options)
-
-
-def renamed(weights: dict) -> dict:
-    """Keys of a released head → ours."""
-    return {next(k.replace(a, b) for a, b in KEYS.items() if k.startswith(a)): v for k, v in weights.items()}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -40,7 +30,7 @@ def test_logits_are_those_of_the_released_class(name, mode, size):
     n_layers, width = SIZES[size]
     released = ATModel(527, n_layers, width, mode).eval()
     head = make(name, size).eval()
-    head.load_state_dict(renamed(released.state_dict()))
+    head.load_state_dict(our_names(released.state_dict()))
     states_BLTD = torch.randn(2, n_layers, 25, width) * 3
     expected = torch.cat([released(states_LTD, time_resolution=10) for states_LTD in states_BLTD])
     assert torch.allclose(head(states_BLTD), expected, atol=1e-5)

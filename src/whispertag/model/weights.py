@@ -81,15 +81,20 @@ def find_checkpoint(name: str, download_root: str | None = None) -> Path:
             f"model.name={name}: no such file or folder, and no model of that name; known: "
             f"{', '.join([*SHIPPED, *whisper.available_models()])} (or pass weights=random)"
         )
-    root = download_root or os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "whisper")
+    root = Path(download_root) if download_root else cache_folder()
     try:
-        return Path(whisper._download(whisper._MODELS[name], root, in_memory=False))
+        return Path(whisper._download(whisper._MODELS[name], str(root), in_memory=False))
     except (OSError, RuntimeError) as error:  # no network, full disk | wrong checksum
-        file = Path(root) / Path(whisper._MODELS[name]).name
+        file = root / Path(whisper._MODELS[name]).name
         raise WeightsUnavailable(
             f"the weights of {name} are not at {file} and could not be downloaded ({error}): put OpenAI's "
             f"file there, or pass model.name=<path of a checkpoint>, or weights=random"
         ) from error
+
+
+def cache_folder() -> Path:
+    """Where whisper, and whisper-at too, keep what they download."""
+    return Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))) / "whisper"
 
 
 def read_checkpoint(path: Path, part: str = "") -> tuple[dict[str, int], dict[str, Tensor]]:
