@@ -8,7 +8,7 @@
     rows.csv   the rows of probabilities, a column a class
 
 Without sounds, srt, vtt, tsv and txt are openai-whisper's to the byte, with three exceptions: a segment without text
-gives nothing, a text takes no blank line or tab into the file, and WebVTT's `&`, `<` and `-->` are escaped.
+gives nothing, a text takes no blank line or tab into the file, and `&`, `<` and `>` are escaped in WebVTT.
 What lies under speech and near no gap is left out of srt and vtt; tsv, json and csv have every sound.
 """
 
@@ -18,6 +18,8 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from functools import partial
+from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,9 +30,6 @@ from whispertag.listen.cues import Cue, CueRules, caption_cues, one_block, sound
 from whispertag.listen.hearing import Hearing
 
 __all__ = ["FORMATS", "Cue", "CueRules", "caption_cues", "captions", "sounds_csv", "write_captions"]
-
-# Italics where the player has no other wish for class "sound".
-VTT_STYLE = "STYLE\n::cue(.sound) {\n  font-style: italic;\n}\n\n"
 
 
 def write_captions(
@@ -74,18 +73,15 @@ def _srt(hearing: Hearing, rules: CueRules) -> str:
 
 
 def _vtt(hearing: Hearing, rules: CueRules) -> str:
-    def escape(text: str) -> str:
-        return text.replace("&", "&amp;").replace("<", "&lt;")
+    """Sounds are of class "sound", for a page's `::cue(.sound)`. No STYLE block: FFmpeg 5 reads no cue after one."""
 
     def payload(cue: Cue) -> str:
-        if cue.kind == "sound":
-            return f"<c.sound>{escape(cue.text)}</c>"
-        return cue.text.replace("-->", "--&gt;")
+        return f"<c.sound>{escape(cue.text, quote=False)}</c>" if cue.kind == "sound" else cue.text
 
-    cues = caption_cues(hearing, rules, escape)
-    style = VTT_STYLE if any(cue.kind == "sound" for cue in cues) else ""
-    blocks = [f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{payload(cue)}\n\n" for cue in cues]
-    return "".join(("WEBVTT\n\n", style, *blocks))
+    cues = caption_cues(hearing, rules, partial(escape, quote=False))
+    return "WEBVTT\n\n" + "".join(
+        f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{payload(cue)}\n\n" for cue in cues
+    )
 
 
 def _txt(hearing: Hearing, rules: CueRules) -> str:

@@ -63,7 +63,7 @@ class CueRules:
 class _Episode:
     """Sounds of one text with no long pause between: the spans in which it is heard, ascending and apart."""
 
-    text: str
+    label: str
     spans: list[Span]
     probability: float
 
@@ -99,10 +99,10 @@ def sound_cues(hearing: Hearing, rules: CueRules, busy: Sequence[Span]) -> list[
     free = _gaps(busy, max(hearing.seconds, rules.shortest), rules.shortest)
     shown = []
     for episode in _episodes(_most_telling(sounds, rules.shortest), rules.again):
-        shown += [(*place, {episode.text: episode.probability}) for place in _places(episode.spans, free, rules)]
+        shown += [(*place, {episode.label: episode.probability}) for place in _places(episode.spans, free, rules)]
     return [
-        Cue(round(start, 3), round(end, 3), _in_brackets(texts, rules.most), "sound")
-        for start, end, texts in _one_at_a_time(shown, rules.shortest)
+        Cue(round(start, 3), round(end, 3), _in_brackets(labels, rules.most), "sound")
+        for start, end, labels in _one_at_a_time(shown, rules.shortest)
     ]
 
 
@@ -111,8 +111,9 @@ def one_block(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if line.strip())
 
 
-def _in_brackets(texts: dict[str, float], most: int) -> str:
-    return " ".join(f"[{text}]" for text in sorted(texts, key=lambda text: -texts[text])[:most])
+def _in_brackets(labels: dict[str, float], most: int) -> str:
+    telling = [label for label in labels if not kinds_of(label) & labels.keys()]
+    return " ".join(f"[{cue_text(label)}]" for label in sorted(telling, key=lambda label: -labels[label])[:most])
 
 
 def _gaps(busy: Sequence[Span], end: float, shortest: float) -> list[Span]:
@@ -147,7 +148,7 @@ def _episodes(sounds: Sequence[Sound], again: float) -> list[_Episode]:
         text = cue_text(sound.label)
         episode = latest.get(text)
         if episode is None or sound.start - episode.spans[-1][1] > again:
-            episode = latest[text] = _Episode(text, [(sound.start, sound.end)], sound.probability)
+            episode = latest[text] = _Episode(sound.label, [(sound.start, sound.end)], sound.probability)
             episodes.append(episode)
             continue
         begun, until = episode.spans[-1]
@@ -192,13 +193,13 @@ def _one_at_a_time(
 ) -> list[tuple[float, float, dict[str, float]]]:
     """Cues that come together become one; otherwise the next one takes the place of the one before."""
     cues: list[tuple[float, float, dict[str, float]]] = []
-    for start, end, texts in sorted(shown, key=lambda cue: cue[:2]):
+    for start, end, labels in sorted(shown, key=lambda cue: cue[:2]):
         if cues and start <= cues[-1][1]:
             began, until, others = cues[-1]
-            if texts.keys() <= others.keys() or (start < until and start - began < shortest):
-                merged = {text: max(texts.get(text, 0), others.get(text, 0)) for text in others | texts}
-                cues[-1] = (began, max(until, end), merged)
+            if labels.keys() <= others.keys() or (start < until and start - began < shortest):
+                likelier = {label: max(labels.get(label, 0), others.get(label, 0)) for label in others | labels}
+                cues[-1] = (began, max(until, end), likelier)
                 continue
             cues[-1] = (began, start, others)
-        cues.append((start, end, texts))
+        cues.append((start, end, labels))
     return cues
