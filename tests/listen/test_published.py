@@ -11,7 +11,9 @@ from whisper_at.model import ATModel
 
 from whispertag.labels import ClassTable
 from whispertag.listen.cli import main
-from whispertag.listen.published import read_published, their_names, write_published
+from whispertag.listen.published import load_published, read_published, write_published
+from whispertag.listen.release_format import their_names
+from whispertag.listen.released import is_published
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.checkpoint import Description, load_tagger, read_head, save_head
 from whispertag.model.heads import TaggingHead
@@ -244,6 +246,26 @@ def test_own_classes_are_refused(task, whisper_file, tmp_path):
     description = Description.of(WhisperBackbone(str(whisper_file)), TL_TR, classes, task, 10.0)
     with pytest.raises(ValueError, match=rf"its classes are not AudioSet's 527, but {len(classes)} \({task}\)"):
         write_published(tmp_path / "x.pth", description, head.state_dict())
+
+
+def test_a_published_head_loads_with_its_whisper(whisper_file, cache, waves):
+    released = published(cache / "small_ori.pth", 5, 64)
+    tagger = load_published("whisper-at:small", model=str(whisper_file))
+    expected = logits(released, tagger.backbone.hear(waves[:1])).sigmoid()
+    assert torch.allclose(tagger.hear(waves[:1]), expected, rtol=0, atol=1e-6)
+    assert tagger.classes == AUDIOSET
+    published(cache / "tiny_ori.pth", 4, 384)
+    (cache / "tiny.pt").mkdir()  # there is none, and none can be had
+    with pytest.raises(WeightsUnavailable, match=r"whisper-at:tiny: its backbone cannot be had here"):
+        load_published("whisper-at:tiny")
+
+
+@pytest.mark.parametrize(
+    ("source", "is_one"),
+    [("whisper-at:tiny", True), ("a/large-v1_ori.pth", True), (Path("x.pth"), True), ("head.safetensors", False)],
+)
+def test_a_published_head_is_known_by_its_name(source, is_one):
+    assert is_published(source) is is_one
 
 
 @torch.no_grad()

@@ -9,35 +9,25 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whispertag.listen.released import SCHEME, layers_and_width, published_file, read_tensors, whisper_of
+from whispertag.listen.release_format import (
+    CLIP_SECONDS,
+    CONTEXT,
+    POOL,
+    head_options,
+    kind_of,
+    our_names,
+    their_names,
+    unpublishable,
+)
+from whispertag.listen.released import SCHEME, published_file, read_tensors, whisper_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from whispertag.model.checkpoint import Description
+    from whispertag.model.checkpoint import Description, SoundTagger
     from whispertag.model.heads import TaggingHead
 
-HEADS = {  # Whisper-AT's nine, as conf/head/ calls them: time pool, layer pool, projected; which pool is first
-    ("mean", "last", False): ("last_mlp", "layer"),
-    ("mean", "mean", False): ("mean_mlp", "time"),
-    ("mean", "weighted", False): ("wa_mlp", "time"),
-    ("attend", "last", False): ("last_tr", "layer"),
-    ("attend", "mean", False): ("mean_tr", "layer"),
-    ("attend", "weighted", False): ("wa_tr", "layer"),
-    ("attend", "weighted", True): ("wa_tr_512", "layer"),
-    ("attend", "attend", False): ("tl_tr", "time"),
-    ("attend", "attend", True): ("tl_tr_512", "time"),
-}
-ATTENTION_HEADS = {"time_heads": 1, "layer_heads": 8}
-POOL, CONTEXT, CLIP_SECONDS = 20, 10, 10.0  # of Whisper-AT's training
-
-KEYS = {  # how a tensor's name begins: theirs → ours
-    "down_layer.": "project.",
-    "time_tr.": "time_pool.block.",
-    "layer_tr.": "layer_pool.block.",
-    "layer_weight": "layer_pool.weight",
-    "mlp_layer.": "classify.",
-}
 PREFIX = "at_model."  # before all names in the package's files; the training code's have module., or nothing
 
 
@@ -56,6 +46,18 @@ def read_published(
     return description, head.state_dict()
 
 
+def load_published(
+    source: str | os.PathLike[str],
+    model: str | None = None,
+    layer: str | None = None,
+    device: "str | torch.device" = "cpu",
+) -> "SoundTagger":
+    """A published head with its Whisper, as load_tagger gives one of ours. Arguments as for read_published."""
+    from whispertag.model.checkpoint import build_tagger
+
+    return build_tagger(*read_published(source, model, layer), source, device=device)
+
+
 def write_published(path: str | os.PathLike[str], description: "Description", weights: "dict[str, Tensor]") -> None:
     """A head of ours → a file as Whisper-AT has them. Raises ValueError for what that format cannot hold.
 
@@ -66,29 +68,11 @@ def write_published(path: str | os.PathLike[str], description: "Description", we
 
     from whispertag.data.shards import write_atomically
 
-    if reason := _unpublishable(description):
+    if reason := unpublishable(description):
         raise ValueError(f"Whisper-AT's files cannot hold this head: {reason}")
     raw = io.BytesIO()
     torch.save({PREFIX + key: tensor.detach().cpu() for key, tensor in their_names(weights).items()}, raw)
     write_atomically(Path(path), raw.getvalue())
-
-
-def our_names(theirs: dict[str, Any]) -> dict[str, Any]:
-    """A dictionary by Whisper-AT's names → by TaggingHead's."""
-    return _renamed(theirs, KEYS)
-
-
-def their_names(ours: dict[str, Any]) -> dict[str, Any]:
-    """A dictionary by TaggingHead's names → by Whisper-AT's."""
-    return _renamed(ours, {new: old for old, new in KEYS.items()})
-
-
-def _renamed(by_name: dict[str, Any], beginnings: dict[str, str]) -> dict[str, Any]:
-    def name(key: str) -> str:
-        old = next(old for old in beginnings if key.startswith(old))
-        return beginnings[old] + key.removeprefix(old)
-
-    return {name(key): value for key, value in by_name.items()}
 
 
 def _read(source: str | os.PathLike[str], model: str | None, layer: str | None) -> "tuple[Description, TaggingHead]":
@@ -101,7 +85,7 @@ def _read(source: str | os.PathLike[str], model: str | None, layer: str | None) 
 
     path = published_file(source)
     theirs = read_tensors(path)
-    options = _options(path, theirs, layer)
+    options = head_options(path, theirs, layer)
     width = theirs.get("down_layer.0.weight", theirs["mlp_layer.0.weight"]).numel()
     backbone, n_layers, wanted_width = whisper_of(path, model)
     if width != wanted_width:
@@ -130,62 +114,6 @@ def _read(source: str | os.PathLike[str], model: str | None, layer: str | None) 
         origin={"file": path.name, "sha256": sha256(path)},
     )
     return description, head
-
-
-def _options(path: Path, theirs: "dict[str, Tensor]", layer: str | None) -> dict[str, Any]:
-    """TaggingHead's arguments, from which tensors there are."""
-    parts = {key.split(".")[0] for key in theirs}
-    if "mlp_layer.0.weight" not in theirs:
-        raise ValueError(f"{path}: not a whole head of Whisper-AT: it lacks mlp_layer.0.weight")
-    told = [pool for part, pool in (("layer_tr", "attend"), ("layer_weight", "weighted")) if part in parts]
-    if not told and layer not in ("mean", "last"):
-        raise ValueError(
-            f"{path}: its tensors do not tell whether it takes the mean over layers or the last one: "
-            'pass layer="mean" or "last" (--layer)'
-        )
-    pools = ("attend" if "time_tr" in parts else "mean", told[0] if told else str(layer))
-    known = {key.rstrip(".") for key in KEYS}
-    if (kind := (*pools, "down_layer" in parts)) not in HEADS or not parts <= known:
-        raise ValueError(f"{path}: no head of Whisper-AT consists of {', '.join(sorted(parts))}")
-    dim = theirs["mlp_layer.0.weight"].numel() if "down_layer" in parts else None
-    options = {"time": pools[0], "layer": pools[1], "first": HEADS[kind][1], "dim": dim}
-    return options | ATTENTION_HEADS | {"standardize": False}
-
-
-def _unpublishable(description: "Description") -> str | None:
-    """Why Whisper-AT has no such heads, or None."""
-    from whispertag.labels import ClassTable
-
-    backbone, head = description.backbone, _with_defaults(description.head)
-    n_layers, _ = layers_and_width(backbone["name"])
-    if description.classes["names"] != list(ClassTable.audioset().names) or description.task != "multilabel":
-        return f"its classes are not AudioSet's 527, but {len(description.classes['names'])} ({description.task})"
-    if backbone["weights"] != "pretrained":
-        return "its backbone has random weights"
-    if backbone["layers"] != list(range(n_layers)):
-        return f"it listens to layers {backbone['layers']}, not to all {n_layers}"
-    if backbone["pool"] != POOL:
-        return f"its steps are {backbone['pool']} positions long (pool), not {POOL}"
-    if head["standardize"]:
-        return "it standardises the states (train with head.standardize=false)"
-    kind = (head["time"], head["layer"], head["dim"] is not None)
-    name, first = HEADS.get(kind, (None, None))
-    if name is None or (head["time"] == "attend" and head["first"] != first):
-        return f"its pools are time={head['time']} layer={head['layer']} first={head['first']} dim={head['dim']}"
-    for pool, heads in (("time", "time_heads"), ("layer", "layer_heads")):
-        if head[pool] == "attend" and head[heads] != ATTENTION_HEADS[heads]:
-            return f"its {heads} are {head[heads]}, not {ATTENTION_HEADS[heads]}"
-    return None
-
-
-def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    from inspect import signature
-
-    from whispertag.model.heads import TaggingHead
-
-    bound = signature(TaggingHead).bind_partial(**options)
-    bound.apply_defaults()
-    return bound.arguments
 
 
 def add_commands(commands: Any) -> None:
@@ -218,6 +146,5 @@ def _release(options: argparse.Namespace) -> None:
 
 
 def _told(description: "Description") -> str:
-    head = _with_defaults(description.head)
-    name, _ = HEADS[head["time"], head["layer"], head["dim"] is not None]
-    return f"{name} on {description.backbone['name']}, {len(description.classes['names'])} classes"
+    kind, classes = kind_of(description.head), description.classes["names"]
+    return f"{kind} on {description.backbone['name']}, {len(classes)} classes"

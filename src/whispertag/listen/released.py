@@ -18,6 +18,11 @@ MODELS = ("tiny.en", "tiny", "base.en", "base", *WITH_LOW)
 ALIASES = {"large": "large-v2"}  # as the package has it; openai-whisper's large has become large-v3
 
 
+def is_published(source: str | os.PathLike[str]) -> bool:
+    """Whether it is one of Whisper-AT's heads, by its name."""
+    return str(source).startswith(SCHEME) or Path(source).suffix == ".pth"
+
+
 def published_file(source: str | os.PathLike[str]) -> Path:
     """A path, or whisper-at:<model>[-low] → the file. Raises FileNotFoundError, and ValueError for unknown names."""
     from whispertag.model.weights import cache_folder

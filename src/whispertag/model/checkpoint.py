@@ -129,18 +129,28 @@ def load_tagger(
 
     Raises ValueError if the backbone is not the one the head was trained on.
     """
-    description, weights = read_head(path)
+    return build_tagger(*read_head(path), path, model, device)
+
+
+def build_tagger(
+    description: Description,
+    weights: dict[str, Tensor],
+    source: str | os.PathLike[str],
+    model: str | None = None,
+    device: str | torch.device = "cpu",
+) -> SoundTagger:
+    """As load_tagger, of a head that has been read from `source`."""
     spec = dict(description.backbone)
     fingerprint = spec.pop("fingerprint")
     try:
         backbone = WhisperBackbone(**(spec | ({"name": model} if model else {})))
     except WeightsUnavailable as error:
         raise WeightsUnavailable(
-            f"{path}: its backbone cannot be had here ({error}); pass model=<path of its checkpoint>"
+            f"{source}: its backbone cannot be had here ({error}); pass model=<path of its checkpoint>"
         ) from error
     if backbone.fingerprint != fingerprint:
         raise ValueError(
-            f"{path}: trained on the backbone {spec['name']} with fingerprint {fingerprint}, "
+            f"{source}: trained on the backbone {spec['name']} with fingerprint {fingerprint}, "
             f"but {backbone.name} here has {backbone.fingerprint}"
         )
     n_classes = len(description.classes["names"])
