@@ -9,6 +9,7 @@ import whisper_at
 from torch import Tensor
 from whisper_at.model import ATModel
 
+from tests.model.test_huggingface import random_whisper, write
 from whispertag.labels import ClassTable
 from whispertag.listen.cli import main
 from whispertag.listen.published import load_published, read_published, write_published
@@ -258,6 +259,16 @@ def test_a_published_head_loads_with_its_whisper(whisper_file, cache, waves):
     (cache / "tiny.pt").mkdir()  # there is none, and none can be had
     with pytest.raises(WeightsUnavailable, match=r"whisper-at:tiny: its backbone cannot be had here"):
         load_published("whisper-at:tiny")
+
+
+@torch.no_grad()
+def test_its_whisper_may_be_a_hugging_face_folder(tmp_path, waves):
+    folder = write(tmp_path / "tuned", random_whisper(), shards=2)
+    released = published(tmp_path / "mine.pth", 5, 64)
+    tagger = load_published("mine.pth", model="tuned")
+    assert tagger.backbone.name == str(folder)
+    expected = logits(released, tagger.backbone.hear(waves[:1])).sigmoid()
+    assert torch.allclose(tagger.hear(waves[:1]), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -103,3 +103,9 @@ def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
     with pytest.raises(OSError):
         save_head(path, head, description)
     assert path.read_bytes() == before
+
+
+def test_a_folder_that_is_not_there_is_named(saved, tmp_path):
+    path, _, head = saved
+    with pytest.raises(OSError, match=r"cannot write .*missing/head\.safetensors: "):
+        save_head(tmp_path / "missing" / "head.safetensors", head, read_head(path)[0])

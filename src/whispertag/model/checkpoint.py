@@ -62,6 +62,7 @@ class Description:
 
 def save_head(path: str | os.PathLike[str], head: TaggingHead, description: Description) -> None:
     """Write head.safetensors, whole or not at all."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -70,6 +71,8 @@ def save_head(path: str | os.PathLike[str], head: TaggingHead, description: Desc
     try:
         save_file(weights, part, metadata={_KEY: json.dumps(asdict(description), ensure_ascii=False)})
         os.replace(part, path)
+    except SafetensorError as error:  # what safetensors makes of an OSError
+        raise OSError(f"cannot write {path}: {error}") from error
     finally:
         part.unlink(missing_ok=True)
 
