@@ -5,26 +5,26 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from whispertag.listen import compare, datasets, export, published
+from whispertag.listen import compare, datasets, export, listening, published
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """→ exit code: 0 done, 1 an error (one line on stderr), 2 wrong usage (argparse), 130 Ctrl-C."""
     parser = argparse.ArgumentParser("whispertag", description="Sounds and words, heard by one frozen Whisper.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for part in (datasets, compare, export, published):
+    for part in (listening, datasets, compare, export, published):
         part.add_commands(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
+        again = getattr(options, "again", "the same command goes on where it stopped")
+        print(f"\ninterrupted; {again}", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:  # ShardError is a RuntimeError
         print(f"whispertag: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

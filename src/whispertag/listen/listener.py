@@ -15,7 +15,9 @@ from whispertag.listen.events import EventRules, find_sounds
 from whispertag.listen.gate import Gate
 from whispertag.listen.hearing import Hearing
 from whispertag.listen.passage import Passage
+from whispertag.listen.published import load_published
 from whispertag.listen.recording import Source, name_of, wave_blocks
+from whispertag.listen.released import is_published
 from whispertag.listen.rows import Rows
 from whispertag.listen.speech import SpeechOptions
 from whispertag.listen.tape import MelTape
@@ -34,23 +36,27 @@ def load(
     device: str | torch.device = "cpu",
     download_root: str | None = None,
 ) -> "Listener":
-    """A head.safetensors, or the folder of the run that made it → a listener.
+    """A head.safetensors, the folder of the run that made it, or a head published with Whisper-AT → a listener.
+
+    path           the latter as a .pth file, or whisper-at:large-v2 (see listen/published.py)
 
     model          where the backbone's checkpoint is now, if not where it was in training
     download_root  where OpenAI's files are kept (None: Whisper's own cache folder)
 
     Raises WeightsUnavailable, ValueError or OSError, which say what to do.
     """
-    path = Path(path).expanduser()
-    return Listener(load_tagger(path / "head.safetensors" if path.is_dir() else path, model, device), download_root)
+    if is_published(path):
+        return Listener(load_published(path, model, device=device), download_root)
+    file = Path(path).expanduser()
+    return Listener(load_tagger(file / "head.safetensors" if file.is_dir() else file, model, device), download_root)
 
 
 class Listener:
     """A frozen Whisper with a head.
 
-    `tag` hears sounds and never runs the decoder. `transcribe` hears words as openai-whisper does and tags what the same
-    pass of the encoder makes of the sounds. Both take one recording or many: paths, bytes, open files, or 16 kHz mono
-    arrays; of many, files that cannot be heard are left out if `bad(name, error)` is given, else the first raises.
+    `tag` hears sounds and never runs the decoder. `transcribe` hears words as openai-whisper does, and tags what the
+    same pass of the encoder makes of the sounds. Both take one recording or many: paths, bytes, open files, or 16 kHz
+    mono arrays; of many, what cannot be heard is left out if `bad(name, error)` is given, else the first raises.
     """
 
     def __init__(self, tagger: SoundTagger, download_root: str | None = None):

@@ -107,8 +107,9 @@ class Passage:
         self._prompt_from = 0  # tokens before are not shown to Whisper again
 
     def _detect(self) -> Generator[Request, Any, str]:
-        """By the first 30 s. Of shorter recordings Whisper hears the silence behind them here, and nothing elsewhere."""
-        window = yield Encode(self.tape.window(0, WINDOW_FRAMES), self._span(0, min(WINDOW_FRAMES, self.tape.n_frames)))
+        """By the first 30 s. Of shorter recordings Whisper hears the silence behind them here, and zeros elsewhere."""
+        span = self._span(0, min(WINDOW_FRAMES, self.tape.n_frames))
+        window = yield Encode(self.tape.window(0, WINDOW_FRAMES), span)
         points = self.options.clip_points
         if self.tape.n_frames >= WINDOW_FRAMES and (not points or round(points[0] * FRAMES_PER_SECOND) == 0):
             self._window = window  # the very window that is decoded first, unless a clip ends in it

@@ -31,7 +31,7 @@ class MelTape:
         self.n_mels = n_mels
         self._filters_MF = mel_filters("cpu", n_mels)
         self._hann = torch.hann_window(N_FFT)
-        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)
+        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 — closed when the recording is through
         self._kept = 0  # frames on the tape: a few more than n_frames, which reach into the silence
         self._peak = SILENCE
         n_samples, waiting_S, begun = 0, torch.zeros(0), False
