@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 INPUTS = ("wave", "mel", "states")
 OPSETS = range(18, 26)  # what the exporter can write
 OPSET = 18  # the exporter's own, and what runtimes of 2023 and later know
-TOLERANCE = 1e-4  # between ONNX Runtime and PyTorch, in units of the output's largest value
+TOLERANCE = 1e-3  # between ONNX Runtime and PyTorch, in units of the output's largest value
 ONE_FILE = 3 * 2**29  # bytes of weights; beyond (protobuf ends at 2 GiB) they go into <name>.onnx.data
 
 
@@ -90,11 +90,11 @@ def export_onnx(
     from whispertag.data.shards import make_folder
     from whispertag.listen.graphs import graph_of
 
+    to = Path(to)
     graph = graph_of(head, takes, model).eval()
+    make_folder(to.parent)
     program = _trace(graph, opset)
     program.model.metadata_props.update(_metadata(graph))
-    to = Path(to)
-    make_folder(to.parent)
     # Under its own name in a folder of its own: the .onnx names the .data beside it.
     with TemporaryDirectory(prefix=f"{to.name}.", suffix=".part", dir=to.parent) as folder:
         part = Path(folder) / to.name
@@ -160,6 +160,7 @@ def _trace(graph: "Graph", opset: int) -> Any:
             output_names=list(graph.gives),
             dynamic_shapes=(free,),
         )
+    assert program is not None  # as it is where a file is written at once
     ClearMetadataAndDocStringPass()(program.model)  # the source's lines and where it lay on this machine
     return program
 

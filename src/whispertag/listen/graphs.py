@@ -12,7 +12,6 @@ from whispertag.audio import (
     SAMPLE_RATE,
     SAMPLES_PER_POSITION,
     log_mel,
-    pad_seconds,
 )
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.checkpoint import Description, load_tagger, read_head
@@ -127,7 +126,7 @@ class FromMel(Graph):
         return self.probabilities(states_BLTD[:, :, : self.only_steps or self.clip_steps]), states_BLTD
 
     def draw(self, n_clips: int, size: int) -> Tensor:
-        return log_mel(_fading(n_clips, size * HOP_LENGTH), self.backbone.n_mels)
+        return log_mel(_chirps(n_clips, size * HOP_LENGTH), self.backbone.n_mels)
 
 
 class FromWave(Graph):
@@ -138,7 +137,7 @@ class FromWave(Graph):
     def __init__(self, backbone: WhisperBackbone, head: TaggingHead, description: Description):
         super().__init__(head, description)
         self.backbone, self.step = backbone, self.pool * SAMPLES_PER_POSITION
-        longest = round(backbone.seconds * SAMPLE_RATE)
+        self.longest = longest = round(backbone.seconds * SAMPLE_RATE)
         self.sizes = [self.only_steps * self.step] if self.only_steps else _sizes(self.step, longest * 5 // 8, longest)
 
     def about(self) -> dict[str, str | int]:
@@ -146,12 +145,14 @@ class FromWave(Graph):
         return {"input": text, "n_mels": self.backbone.n_mels}
 
     def forward(self, wave_BS: Tensor) -> tuple[Tensor, Tensor]:
-        mel_BMF = log_mel(pad_seconds(wave_BS, self.backbone.seconds), self.backbone.n_mels)
-        states_BLTD = self.backbone(mel_BMF)[:, :, : wave_BS.shape[1] // self.step]
+        n_clips, n_samples = wave_BS.shape
+        # Not padded: of a wave that is too long, ONNX's Pad would cut off the end without a word.
+        padded_BS = torch.cat([wave_BS, wave_BS.new_zeros(n_clips, self.longest - n_samples)], dim=1)
+        states_BLTD = self.backbone(log_mel(padded_BS, self.backbone.n_mels))[:, :, : n_samples // self.step]
         return self.probabilities(states_BLTD), states_BLTD
 
     def draw(self, n_clips: int, size: int) -> Tensor:
-        return _fading(n_clips, size)
+        return _chirps(n_clips, size)
 
     def expected(self, given: Tensor) -> tuple[Tensor, ...]:
         # One by one: packed, they would be each other's neighbours.
@@ -167,7 +168,11 @@ def _noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _fading(n_clips: int, n_samples: int) -> Tensor:
-    """wave_BS of noise that falls by 80 dB, down to the log-mel's floor; each clip is louder than the last."""
-    fade_S = torch.logspace(0, -4, n_samples)
-    return _noise(n_clips, n_samples) * fade_S * torch.logspace(-2, 0, n_clips)[:, None]
+def _chirps(n_clips: int, n_samples: int) -> Tensor:
+    """wave_BS, each clip louder than the last: tones that rise up to 8 kHz out of noise that falls by 80 dB.
+
+    Tones alone are what the STFTs of two programs differ over most, between their peaks.
+    """
+    turn_S = torch.linspace(0, 1, n_samples)
+    chirp_S = torch.sin(torch.pi / 2 * n_samples * turn_S**2)
+    return (0.3 * chirp_S + _noise(n_clips, n_samples) * 10 ** (-4 * turn_S)) * torch.logspace(-2, 0, n_clips)[:, None]
