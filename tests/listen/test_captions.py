@@ -173,6 +173,11 @@ def test_a_sound_that_goes_on_is_said_once_or_as_often_as_asked():
     assert shown([said(0, 30, " a")], music)[1] == (30, 35, "[music ♪]")
 
 
+def test_a_sound_under_long_speech_that_is_to_be_repeated_is_said_early_and_then_no_more():
+    segments = [said(4, 60, " a")]
+    assert shown(segments, [sound(30.0, 60.0, "Music")], near=70, repeat=10)[:-1] == [(3, 4, "[music ♪]")]
+
+
 def test_what_begins_together_is_one_cue_of_the_likeliest_and_what_comes_later_takes_over():
     together = [sound(1.0, 9.0, "Rain", 0.4), sound(1.4, 9.0, "Thunder", 0.9), sound(1.2, 2.0, "Dog", 0.3)]
     assert shown([], together) == [(1, 6.4, "[thunder] [rain]")]

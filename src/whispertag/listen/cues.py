@@ -163,14 +163,14 @@ def _episodes(sounds: Sequence[Sound], again: float) -> list[_Episode]:
 def _places(spans: Sequence[Span], free: Sequence[Span], rules: CueRules) -> list[Span]:
     """When an episode is said: where it is first heard in a gap, and then every `repeat` seconds."""
     places: list[Span] = []
-    due = 0.0
+    due = 0.0  # when it may be said next
     for start, end in spans:
         start = max(start, due)
-        while start < end and (place := _place(start, end, free, rules)):
+        while start < end and (place := _place(start, end, free, rules)) and place[0] > due - rules.shortest:
             places.append(place)
             if rules.repeat is None:
                 return places
-            start = due = place[0] + rules.repeat
+            start = due = max(start, place[0]) + rules.repeat  # the place may lie a little before the sound
     return places
 
 
