@@ -33,7 +33,7 @@ def wave_blocks(source: Source) -> Iterator[np.ndarray]:
     if isinstance(source, np.ndarray | torch.Tensor):
         blocks = _array_blocks(source)
     else:
-        blocks = _resampled(_file_blocks(source))
+        blocks = resampled(_file_blocks(source))
     n_samples = 0
     try:
         for block_S in blocks:
@@ -57,7 +57,7 @@ def _array_blocks(wave_S: np.ndarray | torch.Tensor) -> Iterator[np.ndarray]:
         yield wave_S[start : start + step]
 
 
-def _resampled(blocks: Iterator[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]:
+def resampled(blocks: Iterator[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]:
     """(samples × channels, rate) → mono at 16 kHz; what the rate of the first block is holds for all."""
     import soxr
 

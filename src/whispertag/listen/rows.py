@@ -39,6 +39,10 @@ class Rows:
         """Nothing before this encoder position will be heard again."""
         self._tag_until(position // self._timeline.pool // self._n_steps)
 
+    def forget(self, position: int) -> None:
+        """Let go of what lies before this encoder position, for which no row is wanted."""
+        self._timeline.forget(position // self._timeline.pool)
+
     def finish(self, n_positions: int) -> np.ndarray:
         """chances_NC of the whole recording; NaN in rows of which nothing was to be heard (clip_timestamps)."""
         self._tag_until(-(-n_positions // (self._timeline.pool * self._n_steps)))

@@ -15,6 +15,46 @@ WINDOW_FRAMES = WINDOW_SECONDS * SAMPLE_RATE // HOP_LENGTH
 SILENCE = -10.0  # log10 of the least power Whisper tells from none
 
 
+class MelStream:
+    """Log10 of mel power, as openai-whisper computes it of samples with silence after them, while the samples come."""
+
+    def __init__(self, n_mels: int):
+        from whisper.audio import mel_filters
+
+        self.n_samples = 0
+        self._filters_MF = mel_filters("cpu", n_mels)
+        self._hann = torch.hann_window(N_FFT)
+        self._waiting_S, self._begun = torch.zeros(0), False
+
+    def add(self, wave_S: np.ndarray) -> Tensor:
+        """log_MF of the frames that these samples complete; perhaps none."""
+        self.n_samples += len(wave_S)
+        self._waiting_S = torch.cat([self._waiting_S, torch.from_numpy(wave_S)])
+        if not self._begun:
+            if len(self._waiting_S) <= N_FFT // 2:
+                return self._filters_MF.new_zeros(len(self._filters_MF), 0)
+            self._begin()
+        return self._frames()
+
+    def end(self) -> Tensor:
+        """log_MF of the last frames, and of a few more that reach into the silence."""
+        self._waiting_S = F.pad(self._waiting_S, (0, N_FFT + HOP_LENGTH))
+        if not self._begun:
+            self._begin()
+        return self._frames()
+
+    def _begin(self) -> None:
+        """The first frame is centred on the first sample."""
+        self._waiting_S, self._begun = F.pad(self._waiting_S[None], (N_FFT // 2, 0), mode="reflect")[0], True
+
+    def _frames(self) -> Tensor:
+        if len(self._waiting_S) < N_FFT:
+            return self._filters_MF.new_zeros(len(self._filters_MF), 0)
+        stft_BF = torch.stft(self._waiting_S, N_FFT, HOP_LENGTH, window=self._hann, center=False, return_complex=True)
+        self._waiting_S = self._waiting_S[stft_BF.shape[1] * HOP_LENGTH :]
+        return (self._filters_MF @ stft_BF.abs() ** 2).clamp(min=1e-10).log10()
+
+
 class MelTape:
     """The log-mel that openai-whisper computes of a recording with 30 s of silence after it.
 
@@ -26,36 +66,21 @@ class MelTape:
     """
 
     def __init__(self, blocks: Iterable[np.ndarray], n_mels: int):
-        from whisper.audio import mel_filters
-
         self.n_mels = n_mels
-        self._filters_MF = mel_filters("cpu", n_mels)
-        self._hann = torch.hann_window(N_FFT)
         self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 — closed when the recording is through
         self._kept = 0  # frames on the tape: a few more than n_frames, which reach into the silence
         self._peak = SILENCE
-        n_samples, waiting_S, begun = 0, torch.zeros(0), False
+        stream = MelStream(n_mels)
         for block_S in blocks:
-            n_samples += len(block_S)
-            waiting_S = torch.cat([waiting_S, torch.from_numpy(block_S)])
-            if not begun and len(waiting_S) <= N_FFT // 2:
-                continue
-            begun, waiting_S = True, self._write(waiting_S if begun else _reflect(waiting_S))
-        end_S = F.pad(waiting_S, (0, N_FFT + HOP_LENGTH))
-        self._write(end_S if begun else _reflect(end_S))
-        self.n_frames, self.seconds = n_samples // HOP_LENGTH, n_samples / SAMPLE_RATE
+            self._write(stream.add(block_S))
+        self._write(stream.end())
+        self.n_frames, self.seconds = stream.n_samples // HOP_LENGTH, stream.n_samples / SAMPLE_RATE
 
-    def _write(self, wave_S: Tensor) -> Tensor:
-        """All frames these samples hold, to the tape → the samples that later frames need."""
-        if len(wave_S) < N_FFT:
-            return wave_S
-        stft_BF = torch.stft(wave_S, N_FFT, HOP_LENGTH, window=self._hann, center=False, return_complex=True)
-        mel_MF = self._filters_MF @ stft_BF.abs() ** 2
-        log_MF = mel_MF.clamp(min=1e-10).log10()
-        self._peak = max(self._peak, float(log_MF.max()))
-        self._file.write(log_MF.T.contiguous().numpy().tobytes())
-        self._kept += log_MF.shape[1]
-        return wave_S[log_MF.shape[1] * HOP_LENGTH :]
+    def _write(self, log_MF: Tensor) -> None:
+        if log_MF.shape[1]:
+            self._peak = max(self._peak, float(log_MF.max()))
+            self._file.write(log_MF.T.contiguous().numpy().tobytes())
+            self._kept += log_MF.shape[1]
 
     def window(self, first: int, n_frames: int) -> Tensor:
         """mel_MF of `n_frames` from frame `first` on; behind the recording's end comes silence."""
@@ -68,8 +93,3 @@ class MelTape:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _reflect(wave_S: Tensor) -> Tensor:
-    """The first frame is centred on the first sample."""
-    return F.pad(wave_S[None], (N_FFT // 2, 0), mode="reflect")[0]
