@@ -36,7 +36,8 @@ def test_the_table_has_every_run_with_what_differs_and_the_page_lies_in_the_stud
     assert lines[-1] == str(folder / "dashboard.html") and (folder / "dashboard.html").exists()
     written = table(tmp_path / "rows.csv")
     assert [row["run"] for row in written] == [run.name for run in study.runs]
-    assert float(written[0]["mAP"]) == study.runs[0].metrics["mAP"] and written[0]["data.seed"] == written[0]["seed"]
+    assert float(written[0]["mAP"]) == pytest.approx(study.runs[0].metrics["mAP"], rel=1e-5)
+    assert written[0]["data.seed"] == written[0]["seed"]
     assert [row["error"] for row in written] == [run.last_line for run in study.runs]
 
 
@@ -47,11 +48,26 @@ def test_groups_have_means_and_intervals_and_what_failed_is_named_below(tmp_path
     said = capsys.readouterr().out
     assert "5 of 6" in said and "6 of 6" in said and "failed: a01\n    E\n" in said
     assert "interval (Student) over data.fold, each averaged over seed first" in said
-    best, a = table(tmp_path / "m.csv")
-    assert (best["head"], best["runs"], best["done"], best["units"]) == ("b", "6", "6", "3")
-    assert float(best["mAP_low"]) < float(best["mAP"]) < float(best["mAP_high"])
-    assert (a["head"], a["done"]) == ("a", "5") and (tmp_path / "x" / "page.html").exists()
-    assert not (tmp_path / "s" / "runs" / "dashboard.html").exists()
+    assert len(table(tmp_path / "m.csv")) == 12, "the runs, from which all means follow"
+    assert (tmp_path / "x" / "page.html").exists() and not (tmp_path / "s" / "runs" / "dashboard.html").exists()
+
+
+def test_a_readmes_table_has_means_and_differences_and_nothing_of_the_machine(tmp_path, capsys):
+    folds_and_seeds(tmp_path / "s")
+    how = ["--group", "data.fold,seed", "--against", "head=a", "--markdown"]
+    assert main(["compare", str(tmp_path / "s"), *how]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| head | done | mAP | minus head=a | parameters | GMACs head |"
+    assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    cells = [line.strip("| ").split(" | ") for line in lines[2:4]]
+    assert [row[0] for row in cells] == ["b", "a"] and [row[3] for row in cells] == ["+0.0500 (+0.0500 – +0.0500)", ""]
+    assert cells[0][2].startswith("0.5500 (") and cells[0][4:] == ["400,414", "0.02"]
+
+
+def test_runs_of_one_kind_are_compared_among_themselves(tmp_path, capsys):
+    assert main(["compare", str(fake.study(tmp_path / "s", 60)), "--where", "head=wa_tr,layers=last"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("│ done") + said.count("│ failed") == 2 and "wa_mlp" not in said
 
 
 def test_what_cannot_be_read_is_named_on_stderr_and_on_the_page(tmp_path, capsys):
@@ -67,6 +83,9 @@ def test_what_cannot_be_read_is_named_on_stderr_and_on_the_page(tmp_path, capsys
     [
         (["--group", "sed"], "--group sed: no setting of these runs"),
         (["--metric", "mA"], "mA: no run of"),
+        (["--where", "head=z"], "--where head=z: no such run"),
+        (["--against", "head=a"], "--against compares means: give --group too"),
+        (["--group", "seed", "--against", "head=z"], "--against head=z: no row has that"),
         (["--csv", "/no/such/rows.csv"], "cannot write /no/such/rows.csv"),
     ],
 )

@@ -144,6 +144,48 @@ def test_runs_that_failed_are_counted_in_their_group_and_one_without_any_result_
     assert (b.n_done, len(b.runs), b.metrics) == (0, 6, {})
 
 
+def test_differences_are_of_pairs_and_averaged_as_the_means_are(tmp_path):
+    folds_and_seeds(tmp_path, lost=["b01"])
+    worse = (
+        tmp_path / "runs" / "b12" / "result.json"
+    )  # head b is better by 0.05, but worse by 0.04 on one fold and seed
+    worse.write_text(worse.read_text().replace('"mAP": 0.65', '"mAP": 0.56'))
+    a, b = sorted(group(read_study(tmp_path), ["data.fold", "seed"], {"head": "a"}), key=lambda g: g.settings["head"])
+    assert a.differences == {}
+    folds = [0.05, (0.05 - 0.04) / 2, 0.05]  # seed 0 of fold 1 has no partner
+    deviation = (sum((d - 0.035) ** 2 for d in folds) / 2) ** 0.5
+    half = t.ppf(0.975, 2) * deviation / 3**0.5
+    assert b.differences["mAP"] == pytest.approx((0.035, 0.035 - half, 0.035 + half))
+
+
+def test_of_several_rows_to_compare_with_each_has_the_one_alike_in_all_else(tmp_path):
+    scores = {("a", "float32"): 0.5, ("a", "int8"): 0.4, ("b", "float32"): 0.7, ("b", "int8"): 0.9, ("c", "int8"): 0.1}
+    for (head, precision), mAP in scores.items():
+        fake.result(
+            tmp_path / "runs" / f"{head}-{precision}",
+            overrides=[f"head={head}", "seed=0"],
+            config={"head": {"time": head}, "features": {"precision": precision}},
+            mAP=mAP,
+        )
+    study = read_study(tmp_path)
+    found = {tuple(g.settings.values()): g for g in group(study, ["seed"], {"features.precision": "float32"})}
+    assert found["a", "int8"].differences["mAP"] == pytest.approx((-0.1, None, None), nan_ok=True)
+    assert found["b", "int8"].differences["mAP"][0] == pytest.approx(0.2)
+    assert [key for key, g in found.items() if not g.differences] == [("b", "float32"), ("a", "float32"), ("c", "int8")]
+    with pytest.raises(ValueError, match=r"--against head=d: no row has that; the rows differ in head, features\.pre"):
+        group(study, ["seed"], {"head": "d"})
+
+
+def test_only_runs_with_given_settings(tmp_path):
+    study = read_study(fake.study(tmp_path / "s", 60), where={"head": "wa_mlp", "seed": "0"})
+    assert len(study.runs) == 5 and {run.settings["head"] for run in study.runs} == {"wa_mlp"}
+    assert study.differs == ["layers"]
+    with pytest.raises(ValueError, match="--where seed=7: no such run; there are 0, 1"):
+        read_study(tmp_path / "s", where={"seed": "7"})
+    with pytest.raises(ValueError, match="--where sed=7: no such run, nor any"):
+        read_study(tmp_path / "s", where={"sed": "7"})
+
+
 def test_a_curve_goes_on_over_a_stop_and_the_later_steps_count(tmp_path):
     fake.curve(tmp_path, 4, 0.5)
     fake.curve(tmp_path, 6, 0.9, version=10, first=3)  # epoch 4 is done again

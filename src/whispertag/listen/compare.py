@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from whispertag.runs.means import Group
     from whispertag.runs.rows import Study
 
-TITLES = {"head_gmacs": "GMACs head", "gmacs": "GMACs all", "clips_per_second": "clips/s", "skipped_clips": "skipped"}
-
 
 def add_commands(commands: Any) -> None:
     compare = commands.add_parser("compare", help="the runs of a study: a table here, and an HTML page")
     _study(compare)
-    compare.add_argument("--group", type=_keys, default=[], metavar="KEYS", help="mean over these: seed,data.fold")
+    compare.add_argument("--group", type=_keys, default=[], metavar="KEYS", help="mean over these: data.fold,seed")
+    compare.add_argument(
+        "--against", type=_settings, default={}, metavar="SETTINGS", help="with --group: minus that row, pair by pair"
+    )
+    compare.add_argument("--where", type=_settings, default={}, metavar="SETTINGS", help="only runs with head=tl_tr,…")
     compare.add_argument("--metric", help="what decides (mAP, or accuracy)")
-    compare.add_argument("--csv", type=Path, metavar="FILE", help="write the rows of the table")
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="write the runs, a row each")
+    compare.add_argument("--markdown", action="store_true", help="print the table as a README has it")
     compare.add_argument("--html", type=Path, metavar="FILE", help="where the page goes (<study>/dashboard.html)")
     compare.set_defaults(run=_compare)
     sync = commands.add_parser("wandb-sync", help="send the offline W&B runs of a study")
@@ -36,22 +39,25 @@ def add_commands(commands: Any) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from whispertag.data.shards import write_atomically
+    from whispertag.runs.columns import run_rows
     from whispertag.runs.dashboard import write_page
     from whispertag.runs.means import group
     from whispertag.runs.rows import read_study
 
-    study = read_study(options.study, options.metric)
-    groups = group(study, options.group) if options.group else []
+    if options.against and not options.group:
+        raise ValueError("--against compares means: give --group too")
+    study = read_study(options.study, options.metric, options.where)
+    groups = group(study, options.group, options.against) if options.group else []
     page = options.html or _home(study) / "dashboard.html"
-    unreadable = write_page(study, page, groups, options.group)
+    unreadable = write_page(study, page, groups, options.group, options.against)
     if options.csv:
-        rows = _group_rows(study, groups) if groups else _run_rows(study)
+        rows = run_rows(study)
         text = io.StringIO()
         writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(options.csv, text.getvalue().encode("utf-8", errors="replace"))
-    _show(study, groups, options.group)
+    _show(study, groups, options)
     for path, why in unreadable.items():
         print(f"cannot be read: {path}: {why}", file=sys.stderr)
     print(page)
@@ -80,89 +86,47 @@ def _report(options: argparse.Namespace) -> None:
     print(save_report(read_study(options.study, options.metric), options.entity))
 
 
-def _show(study: "Study", groups: "Sequence[Group]", by: Sequence[str]) -> None:
+def _show(study: "Study", groups: "Sequence[Group]", options: argparse.Namespace) -> None:
     """Rows, then each run that is not done with what ended it; as wide as it must be where nobody's screen sets it."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from whispertag.runs.rows import COSTS, shown
+    from whispertag.runs.columns import group_columns, run_columns
 
     console = Console(width=None if sys.stdout.isatty() else 10_000)
-    keys = [key for key in study.differs if key not in by] if groups else study.differs
-    costs = [name for name in COSTS if any(run.costs[name] is not None for run in study.runs)]
-    table = Table(title=f"{study.name}: {_count(study)}", title_justify="left")
-    table.add_column("done" if groups else "status")
-    for key in keys:
-        table.add_column(Text(key), overflow="fold")
-    for name in [*study.metrics, *(TITLES.get(c, c) for c in costs)]:
-        table.add_column(Text(name), justify="right")
-    for g in groups:
-        cells = [f"{g.n_done} of {len(g.runs)}", *(shown(g.settings.get(key, "–")) for key in keys)]
-        cells += [_interval(g.metrics.get(name)) for name in study.metrics] + [_figure(g.costs[c]) for c in costs]
-        table.add_row(*map(Text, cells))
-    for run in [] if groups else study.runs:
-        cells = [run.status, *(shown(run.settings.get(key, "–")) for key in keys)]
-        cells += [_score(run.metrics.get(name)) for name in study.metrics] + [_figure(run.costs[c]) for c in costs]
-        table.add_row(*map(Text, cells), style=None if run.status == "done" else "dim")
-    console.print(table)
+    how = (options.group, options.against, options.markdown)
+    columns = group_columns(study, groups, *how) if groups else run_columns(study)
+    lines = list(zip(*columns.values(), strict=True))
+    if options.markdown:
+        rule = ["---" if name in study.differs else "---:" for name in columns]
+        for line in (columns, rule, *lines):
+            print(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |")
+        print()
+    else:
+        table = Table(title=f"{study.name}: {_count(study)}", title_justify="left")
+        for name in columns:
+            left = name in ("done", "status", *study.differs)
+            table.add_column(Text(name), justify="left" if left else "right", overflow="fold")
+        whole = [True] * len(groups) if groups else [run.status == "done" for run in study.runs]
+        for line, done in zip(lines, whole, strict=True):
+            table.add_row(*map(Text, line), style=None if done else "dim")
+        console.print(table)
     if groups:
-        over = f", each averaged over {', '.join(by[1:])} first" if by[1:] else ""
-        print(f"mean and 95 % interval (Student) over {by[0]}{over}; the best first")
-    if study.implied:
+        first, *others = options.group
+        over = f", each averaged over {', '.join(others)} first" if others else ""
+        print(f"mean and 95 % interval (Student) over {first}{over}; the best first")
+    if study.implied and not options.markdown:
         print(f"these differ too, as the columns do: {', '.join(study.implied)}")
     for run in study.runs:
         if run.status != "done":
             console.print(Text(f"{run.status}: {run.name}\n    {run.last_line or 'still going on'}"), soft_wrap=True)
 
 
-def _run_rows(study: "Study") -> list[dict[str, Any]]:
-    from whispertag.runs.rows import shown
-
-    keys = [*study.differs, *study.implied]
-    return [
-        {"run": run.name, "status": run.status}
-        | {key: shown(run.settings[key]) if key in run.settings else "" for key in keys}
-        | {name: run.metrics.get(name) for name in study.metrics}
-        | run.costs
-        | {"error": run.last_line}
-        for run in study.runs
-    ]
-
-
-def _group_rows(study: "Study", groups: "Sequence[Group]") -> list[dict[str, Any]]:
-    from whispertag.runs.rows import shown
-
-    rows = []
-    for g in groups:
-        row: dict[str, Any] = {key: shown(value) for key, value in g.settings.items()}
-        row |= {"runs": len(g.runs), "done": g.n_done, "units": g.n_units}
-        for name in study.metrics:
-            mean, low, high = g.metrics.get(name, (None, None, None))
-            row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
-        rows.append(row | g.costs)
-    return rows
-
-
 def _count(study: "Study") -> str:
     from collections import Counter
 
     return ", ".join(f"{n} {status}" for status, n in Counter(run.status for run in study.runs).items())
-
-
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _interval(metric: tuple[float, float | None, float | None] | None) -> str:
-    if metric is None:
-        return ""
-    mean, low, high = metric
-    return _score(mean) if low is None else f"{_score(mean)} ({_score(low)} – {_score(high)})"
 
 
 def _home(study: "Study") -> Path:
@@ -172,6 +136,13 @@ def _home(study: "Study") -> Path:
 
 def _keys(text: str) -> list[str]:
     return [key for key in text.split(",") if key]
+
+
+def _settings(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair]
+    if not all(key and equals for key, equals, _ in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r}: give key=value, or several with commas")
+    return {key: value for key, _, value in pairs}
 
 
 def _study(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,13 @@ from whispertag.runs.means import Group
 from whispertag.runs.rows import COSTS, Study, canonical, shown
 
 
-def write_page(study: Study, path: Path, groups: Sequence[Group] = (), by: Sequence[str] = ()) -> dict[str, str]:
+def write_page(
+    study: Study,
+    path: Path,
+    groups: Sequence[Group] = (),
+    by: Sequence[str] = (),
+    against: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """The same bytes for the same runs. → path → what is wrong with it, of all that could not be read."""
     unreadable = dict(study.unreadable)
     curves, classes = _curves(study, unreadable), _classes(study, unreadable)
@@ -22,7 +28,7 @@ def write_page(study: Study, path: Path, groups: Sequence[Group] = (), by: Seque
         "TITLE": html.escape(study.name),
         "STYLE": _asset("style.css"),
         "SCRIPT": "\n".join(_asset(f"{name}.js") for name in ("1_state", "2_table", "3_charts", "4_details")),
-        "DATA": _inline(_data(study, groups, by) | {"unreadable": unreadable}),
+        "DATA": _inline(_data(study, groups, by, against or {}) | {"unreadable": unreadable}),
         "CURVES": _inline(curves),
         "CLASSES": _inline(classes),
     }
@@ -32,7 +38,7 @@ def write_page(study: Study, path: Path, groups: Sequence[Group] = (), by: Seque
     return unreadable
 
 
-def _data(study: Study, groups: Sequence[Group], by: Sequence[str]) -> dict[str, Any]:
+def _data(study: Study, groups: Sequence[Group], by: Sequence[str], against: Mapping[str, str]) -> dict[str, Any]:
     runs = [
         {
             "i": i,
@@ -57,6 +63,7 @@ def _data(study: Study, groups: Sequence[Group], by: Sequence[str]) -> dict[str,
         "costs": [name for name in COSTS if any(run.costs[name] is not None for run in study.runs)],
         "runs": runs,
         "by": list(by),
+        "against": ", ".join(f"{key}={value}" for key, value in against.items()),
         "keys": [key for key in study.differs if key not in by],
         "groups": [
             {
@@ -65,6 +72,7 @@ def _data(study: Study, groups: Sequence[Group], by: Sequence[str]) -> dict[str,
                 "n": len(group.runs),
                 "done": group.n_done,
                 "metrics": group.metrics,
+                "difference": group.differences.get(study.metric),
                 "costs": group.costs,
             }
             for group in groups

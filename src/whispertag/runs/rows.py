@@ -9,6 +9,7 @@ import math
 import struct
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,11 @@ class Study:
     implied: list[str]
 
 
-def read_study(folder: Path, metric: str | None = None) -> Study:
-    """Of experiments/<study>, or any folder of runs. Raises ValueError if there are none, or none has `metric`."""
+def read_study(folder: Path, metric: str | None = None, where: Mapping[str, str] | None = None) -> Study:
+    """Of experiments/<study>, or any folder of runs; `where` keeps those with these settings.
+
+    Raises ValueError if there are none, or none has `metric`.
+    """
     place = folder / "runs" if (folder / "runs").is_dir() else folder
     if not place.is_dir():
         raise ValueError(f"{folder}: no such folder; give experiments/<study>")
@@ -79,18 +83,20 @@ def read_study(folder: Path, metric: str | None = None) -> Study:
         raise ValueError(
             f"no runs in {place}" + (f" ({found})" if found else "; train.py study=<name> puts them there")
         )
+    choices = _name_choices(runs)
+    for key, value in (where or {}).items():
+        runs = _only(runs, key, value)
     names = Counter(name for run in runs for name, value in run.metrics.items() if value is not None)
     main = metric or max((n for n in names if n not in _COUNTS), key=lambda n: names[n], default="mAP")
     if metric and metric not in names:
         raise ValueError(f"{metric}: no run of {place} has it; there are {', '.join(names) or 'no metrics yet'}")
-    choices = _name_choices(runs)
     differs, implied = _differences(runs, choices)
     runs.sort(key=lambda run: (run.status != "done", -or_least(run.metrics.get(main)), run.name))
     other = [n for n in dict.fromkeys(n for run in runs for n in run.metrics) if n != main]
     counted = {n: {run.metrics.get(n) for run in runs if run.status == "done"} for n in _COUNTS}
-    shown = [main, *(n for n in other if len(counted.get(n, (0, 1))) > 1)]
+    columns = [main, *(n for n in other if len(counted.get(n, (0, 1))) > 1)]
     title = (folder.resolve().parent if folder.resolve().name == "runs" else folder.resolve()).name
-    return Study(title, folder, runs, unreadable, main, shown, differs, implied)
+    return Study(title, folder, runs, unreadable, main, columns, differs, implied)
 
 
 def shown(value: Any) -> str:
@@ -164,6 +170,14 @@ def _name_choices(runs: list[Run]) -> set[str]:
             named = run.asked.get(key) or names.get(canonical(run.config.get(key, "")), DEFAULT)
             run.settings[key] = named
     return groups
+
+
+def _only(runs: list[Run], key: str, value: str) -> list[Run]:
+    if kept := [run for run in runs if key in run.settings and shown(run.settings[key]) == value]:
+        return kept
+    known = sorted({shown(run.settings[key]) for run in runs if key in run.settings})
+    there = f"; there are {', '.join(known)}" if known else ", nor any with such a setting"
+    raise ValueError(f"--where {key}={value}: no such run{there}")
 
 
 def _differences(runs: list[Run], choices: set[str]) -> tuple[list[str], list[str]]:

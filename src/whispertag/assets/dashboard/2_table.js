@@ -67,15 +67,18 @@ function groupTable() {
   $("#groups").hidden = false;
   $("#groups .note").textContent = `Means of runs that differ in ${study.by.join(", ")} alone, with 95 % intervals (Student) over ${of}`
     + (over.length ? `, each averaged over ${over.join(", ")} first.` : ".");
-  const mean = (name) => numeric(name, (group) => group.metrics[name]?.[0], score);
-  const withInterval = (name) => ({ ...mean(name), cell: (group) => {
-    const [value, low, high] = group.metrics[name] ?? [];
-    return make("td", { class: "number" }, make("b", {}, score(value)), make("span", { class: "interval" }, low == null ? "" : `${score(low)} – ${score(high)}`));
+  const withInterval = (name, of, show) => ({ ...numeric(name, (group) => of(group)?.[0], show), cell: (group) => {
+    const [value, low, high] = of(group) ?? [];
+    return make("td", { class: "number" }, make("b", {}, show(value)), make("span", { class: "interval" }, low == null ? "" : `${show(low)} – ${show(high)}`));
   } });
+  const signed = (value) => (value > 0 ? "+" : "") + score(value).replace("-", "−");
+  const [main, ...others] = study.metrics.map((name) => withInterval(name, (group) => group.metrics[name], score));
   const columns = [
     ...study.keys.map((key) => column(key, (group) => group.settings[key] ?? "–")),
     numeric("runs done", (group) => group.done, figure),
-    ...study.metrics.map(withInterval),
+    main,
+    ...(study.against ? [withInterval(`minus ${study.against}`, (group) => group.difference, signed)] : []),
+    ...others,
     ...study.costs.map((name) => numeric(COSTS[name], (group) => group.costs[name], figure)),
   ];
   columns[study.keys.length].cell = (group) => make("td", { class: "number" }, `${group.done} of ${group.n}`);
