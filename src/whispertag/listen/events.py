@@ -16,7 +16,7 @@ import numpy as np
 from whispertag.labels import ClassTable, UnknownLabel
 from whispertag.listen.hearing import Sound
 
-Threshold = float | tuple[float, float]  # (on, off), or on alone
+Threshold = float | Sequence[float]  # on alone, or (on, off)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class EventRules:
             if column in seen:
                 raise ValueError(f"thresholds: {seen[column]!r} and {label!r} are the same class")
             seen[column] = label
-            on, off = threshold if isinstance(threshold, tuple) else (threshold, threshold * self.share)
+            on, off = threshold if isinstance(threshold, Sequence) else (threshold, threshold * self.share)
             _check(f"threshold of {label!r}", on, off)
             on_C[column], off_C[column] = on, off
         return on_C, off_C
