@@ -112,7 +112,7 @@ def _tag(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, hear: Callable[..., "Iterator[tuple[int, Hearing]]"]) -> int:
-    from whispertag.listen.captions import FORMATS, write_captions
+    from whispertag.listen.captions import FORMATS, captions, write_captions
     from whispertag.listen.listener import load
 
     if unknown := [format for format in options.format if format not in FORMATS]:
@@ -122,6 +122,8 @@ def _run(options: argparse.Namespace, hear: Callable[..., "Iterator[tuple[int, H
     recordings = _recordings(options)
     listener = load(options.model, options.backbone, _device(options.device))
     failures: list[str] = []
+    begun = False
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] — ♪ in a terminal that has none
 
     def bad(name: str, error: Exception) -> None:
         failures.append(name)
@@ -137,7 +139,9 @@ def _run(options: argparse.Namespace, hear: Callable[..., "Iterator[tuple[int, H
                     target.parent.mkdir(parents=True, exist_ok=True)
                     write_captions(hearing, format, target.with_name(f"{target.name}.{format}"))
                 else:
-                    write_captions(hearing, format, sys.stdout)
+                    text = captions(hearing, format)
+                    sys.stdout.write(text.partition("\n")[2] if begun and format.endswith("csv") else text)
+                    begun = True  # of tables: one head for all
             finished(hearing.name)
     if failures:
         print(f"whispertag: {len(failures)} of {len(recordings)} recordings could not be heard", file=sys.stderr)
