@@ -31,7 +31,8 @@ def test_the_table_has_every_run_with_what_differs_and_the_page_lies_in_the_stud
     assert [row[:4] for row in rows] == [[r.status, *(str(r.settings[k]) for k in heads[1:4])] for r in study.runs]
     assert rows[0][4] == f"{study.runs[0].metrics['mAP']:.4f}"
     for run in study.runs:
-        assert (f"{run.status}: {run.name}\n    {run.last_line}\n" in said) == (run.status != "done")
+        which = ", ".join(f"{key}={run.settings[key]}" for key in study.differs)
+        assert (f"{run.status}: {which}\n    {run.last_line}\n    {run.folder}\n" in said) == (run.status != "done")
     assert "these differ too, as the columns do: head.time, head.layer, data.seed" in said
     assert lines[-1] == str(folder / "dashboard.html") and (folder / "dashboard.html").exists()
     written = table(tmp_path / "rows.csv")
@@ -46,7 +47,7 @@ def test_groups_have_means_and_intervals_and_what_failed_is_named_below(tmp_path
     out = ["--csv", str(tmp_path / "m.csv"), "--html", str(tmp_path / "x" / "page.html")]
     assert main(["compare", str(tmp_path / "s" / "runs"), "--group", "data.fold,seed", *out]) == 0
     said = capsys.readouterr().out
-    assert "5 of 6" in said and "6 of 6" in said and "failed: a01\n    E\n" in said
+    assert "5 of 6" in said and "6 of 6" in said and "failed: head=a, data.fold=1, seed=0\n    E\n" in said
     assert "interval (Student) over data.fold, each averaged over seed first" in said
     assert len(table(tmp_path / "m.csv")) == 12, "the runs, from which all means follow"
     assert (tmp_path / "x" / "page.html").exists() and not (tmp_path / "s" / "runs" / "dashboard.html").exists()
@@ -75,6 +76,10 @@ def test_what_cannot_be_read_is_named_on_stderr_and_on_the_page(tmp_path, capsys
     (fake.result(tmp_path / "runs" / "bad") / "result.json").write_text("{")
     assert main(["compare", str(tmp_path)]) == 0
     assert "cannot be read: bad/result.json: not a result (JSONDecodeError" in capsys.readouterr().err
+    for name in ("waits", "waits too"):
+        (tmp_path / "runs" / name).mkdir()
+    assert main(["compare", str(tmp_path)]) == 0
+    assert "cannot be read: waits and 1 more: no result.json: a run that waits" in capsys.readouterr().err
     assert "bad/result.json" in (tmp_path / "dashboard.html").read_text()
 
 

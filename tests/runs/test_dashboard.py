@@ -19,10 +19,11 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
 
 
-def page_of(folder: Path, by: list[str] | None = None) -> Path:
+def page_of(folder: Path, by: list[str] | None = None, against: dict[str, str] | None = None) -> Path:
     study = read_study(folder)
     path = folder / "dashboard.html"
-    assert write_page(study, path, group(study, by) if by else [], by or []) == {}
+    unreadable = write_page(study, path, group(study, by, against) if by else [], by or [], against)
+    assert unreadable == study.unreadable
     return path
 
 
@@ -175,6 +176,8 @@ MEANS = """
   seen.rows = all("#groups tbody tr").map((row) => [...row.cells].map((cell) => cell.textContent));
   seen.note = document.querySelector("#groups .note").textContent;
   seen.points = all("#costs figure:first-child .point").length;
+  seen.summary = document.querySelector("#summary").textContent;
+  seen.troubles = all("#unreadable li").map((item) => item.textContent);
   seen.intervals = all("#costs figure:first-child .interval").length;
   const points = all("#costs select")[1]; points.value = "runs"; points.dispatchEvent(new Event("change"));
   seen.pointsOfRuns = all("#costs figure:first-child .point").length;
@@ -184,11 +187,19 @@ MEANS = """
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 def test_means_are_shown_with_their_intervals(tmp_path):
     folder = fake.study(tmp_path / "s", 120)
-    groups = group(read_study(folder), ["seed"])
-    seen = in_chromium(page_of(folder, ["seed"]), MEANS, tmp_path)
+    for name in ("waits", "waits too"):
+        (folder / "runs" / name).mkdir()
+    groups = group(read_study(folder), ["seed"], {"layers": "all"})
+    seen = in_chromium(page_of(folder, ["seed"], {"layers": "all"}), MEANS, tmp_path)
     assert len(seen["rows"]) == len(groups) == 40
     mean, low, high = groups[0].metrics["mAP"]
     assert seen["rows"][0][2:4] == [f"{groups[0].n_done} of 3", f"{mean:.4f}{low:.4f} – {high:.4f}"]
+    i, (less, low, high) = next(
+        (i, g.differences["mAP"]) for i, g in enumerate(groups) if g.settings["layers"] == "last"
+    )
+    assert less < 0 and seen["rows"][i][4] == f"{less:.4f}{low:+.4f} – {high:+.4f}".replace("-", "−")
+    assert f"; best mean mAP {mean:.4f} with head={groups[0].settings['head']}, layers=all" in seen["summary"]
+    assert [text[:20] for text in seen["troubles"]] == ["2 × no result.json: "]
     assert seen["note"].endswith("with 95 % intervals (Student) over seed.")
     assert seen["points"] == sum("mAP" in g.metrics for g in groups)
     assert seen["intervals"] == sum(g.n_units > 1 for g in groups)

@@ -94,6 +94,14 @@ def test_a_run_whose_process_lives_is_running_and_asking_takes_nothing(tmp_path)
     assert read_study(tmp_path).runs[0].status == "killed"
 
 
+def test_a_run_that_shared_its_encoder_has_no_time_of_its_own(tmp_path):
+    fake.result(tmp_path / "runs" / "a", sharing=12)
+    fake.result(tmp_path / "runs" / "b", sharing=1)
+    shared, alone = sorted(read_study(tmp_path).runs, key=lambda run: run.name)
+    assert (shared.costs["seconds"], shared.costs["clips_per_second"]) == (None, None)
+    assert shared.costs["gmacs"] == alone.costs["gmacs"] and alone.costs["seconds"] == 100.0
+
+
 def test_the_last_line_is_the_exception_however_many_lines_it_has(tmp_path):
     error = (
         'Traceback (most recent call last):\n  File "x", line 1, in y\n    z()\nhydra.Error: in call\nfull_key: head\n'

@@ -58,8 +58,7 @@ def _compare(options: argparse.Namespace) -> None:
         writer.writerows(rows)
         write_atomically(options.csv, text.getvalue().encode("utf-8", errors="replace"))
     _show(study, groups, options)
-    for path, why in unreadable.items():
-        print(f"cannot be read: {path}: {why}", file=sys.stderr)
+    _tell(unreadable)
     print(page)
 
 
@@ -68,8 +67,7 @@ def _sync(options: argparse.Namespace) -> None:
     from whispertag.runs.rows import read_study
 
     study = read_study(options.study)
-    for path, why in study.unreadable.items():
-        print(f"cannot be read: {path}: {why}", file=sys.stderr)
+    _tell(study.unreadable)
     found = unsent(study.runs)
     for run, file in found if options.dry_run else []:
         print(f"{run.status}  {run.name}  {file.stat().st_size / 1e3:,.0f} kB")
@@ -93,6 +91,7 @@ def _show(study: "Study", groups: "Sequence[Group]", options: argparse.Namespace
     from rich.text import Text
 
     from whispertag.runs.columns import group_columns, run_columns
+    from whispertag.runs.rows import shown
 
     console = Console(width=None if sys.stdout.isatty() else 10_000)
     how = (options.group, options.against, options.markdown)
@@ -120,7 +119,17 @@ def _show(study: "Study", groups: "Sequence[Group]", options: argparse.Namespace
         print(f"these differ too, as the columns do: {', '.join(study.implied)}")
     for run in study.runs:
         if run.status != "done":
-            console.print(Text(f"{run.status}: {run.name}\n    {run.last_line or 'still going on'}"), soft_wrap=True)
+            which = ", ".join(f"{key}={shown(run.settings.get(key, '–'))}" for key in study.differs)
+            why = run.last_line or "still going on"
+            console.print(Text(f"{run.status}: {which or run.name}\n    {why}\n    {run.folder}"), soft_wrap=True)
+
+
+def _tell(unreadable: dict[str, str]) -> None:
+    """On stderr; many with the same trouble on one line."""
+    for why in dict.fromkeys(unreadable.values()):
+        paths = [path for path, of in unreadable.items() if of == why]
+        more = f" and {len(paths) - 1} more" if paths[1:] else ""
+        print(f"cannot be read: {paths[0]}{more}: {why}", file=sys.stderr)
 
 
 def _count(study: "Study") -> str:

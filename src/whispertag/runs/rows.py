@@ -75,7 +75,7 @@ def read_study(folder: Path, metric: str | None = None, where: Mapping[str, str]
         try:
             runs.append(_read(path))
         except FileNotFoundError:
-            unreadable[path.name] = "no result.json: no run, or one that ended before it began"
+            unreadable[path.name] = "no result.json: a run that waits for its turn, or ended before it began"
         except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             unreadable[f"{path.name}/result.json"] = f"not a result ({type(error).__name__}: {error})"
     if not runs:
@@ -125,12 +125,13 @@ def _read(folder: Path) -> Run:
     config, gmacs = record["config"], {k: _number(v) for k, v in (record.get("gmacs") or {}).items()}
     pairs = [str(override).lstrip("+~").partition("=") for override in record["overrides"]]
     asked = {key: value for key, _, value in pairs if key.split("/")[0].split(".")[0] not in ("hydra", "sweep")}
+    alone = record.get("sharing", 1) == 1  # else its times are those of the runs that share its encoder, together
     costs = (
         record.get("trainable_parameters"),
         gmacs.get("head"),
         sum(v for v in gmacs.values() if v is not None) if gmacs else None,
-        record.get("seconds"),
-        record.get("train_clips_per_second"),
+        record.get("seconds") if alone else None,
+        record.get("train_clips_per_second") if alone else None,
         len(record.get("bad_clips") or ()) or None,
     )
     return Run(

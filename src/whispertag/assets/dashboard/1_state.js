@@ -90,10 +90,14 @@ function filters() {
     $("#clear").textContent = `clear choice (${chosen.size})`;
   });
 
-  const best = runs.find((run) => run.status === "done" && run.metrics[study.metric] != null);
+  const of = (thing) => study.groups.length ? thing.metrics[study.metric]?.[0] : thing.metrics[study.metric];
+  const best = (study.groups.length ? study.groups : runs.filter((run) => run.status === "done")).find((thing) => of(thing) != null);
   $("#summary").append(`${runs.length} runs, ${counts.done ?? 0} done`,
-    ...(best ? [`; best ${study.metric} `, make("b", {}, score(best.metrics[study.metric])), ` with ${label(best)}`] : []));
-  const unreadable = Object.entries(study.unreadable);
-  if (unreadable.length) $("#unreadable").append(make("div", { class: "warning" }, "Not shown, because it cannot be read:",
-    make("ul", {}, ...unreadable.map(([path, why]) => make("li", {}, make("code", {}, path), ` ${why}`)))));
+    ...(best ? [`; best ${study.groups.length ? "mean " : ""}${study.metric} `, make("b", {}, score(of(best))), ` with ${label(best, study.groups.length ? study.keys : study.differs)}`] : []));
+  const troubles = {};
+  for (const [path, why] of Object.entries(study.unreadable)) (troubles[why] ??= []).push(path);
+  if (Object.keys(troubles).length) $("#unreadable").append(make("div", { class: "warning" }, "Not shown, because it cannot be read:",
+    make("ul", {}, ...Object.entries(troubles).map(([why, paths]) => paths.length === 1
+      ? make("li", {}, make("code", {}, paths[0]), ` ${why}`)
+      : make("li", {}, make("details", {}, make("summary", {}, `${paths.length} × ${why}`), ...paths.map((path) => make("div", {}, make("code", {}, path)))))))));
 }

@@ -76,8 +76,8 @@ function unfinished() {
   const lost = runs.filter((run) => run.status !== "done");
   $("#unfinished").hidden = !lost.length;
   $("#unfinished .list").append(...lost.map((run) => make("details", {}, make("summary", { class: run.status },
-    make("span", { class: "dot" }), make("b", {}, run.status), " ", make("span", { class: "name" }, run.name), run.last ? make("span", { class: "why" }, run.last) : null),
-    make("pre", { tabindex: "0" }, run.error ?? "No traceback: see train.log in the run's folder."))));
+    make("span", { class: "dot" }), make("b", {}, run.status), " ", label(run), run.last ? make("span", { class: "why" }, run.last) : null),
+    make("div", { class: "name" }, run.name), make("pre", { tabindex: "0" }, run.error ?? "No traceback: see train.log in the run's folder."))));
 }
 
 for (const part of [filters, scatters, groupTable, runTable, heat, curves, classes, unfinished]) part();
