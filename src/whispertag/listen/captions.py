@@ -6,6 +6,7 @@
     json       all but the rows of probabilities
     csv        a row a sound
     rows.csv   the rows of probabilities, a column a class
+    html       a page to look at and listen to, with the recording in it (listen/page.py)
 
 Without sounds, srt, vtt, tsv and txt are openai-whisper's to the byte, with three exceptions: a segment without text
 gives nothing, a text takes no blank line or tab into the file, and `&`, `<` and `>` are escaped in WebVTT.
@@ -28,6 +29,7 @@ import numpy as np
 
 from whispertag.listen.cues import Cue, CueRules, caption_cues, one_block, sound_cues
 from whispertag.listen.hearing import Hearing
+from whispertag.listen.page import page_of
 
 __all__ = ["FORMATS", "Cue", "CueRules", "caption_cues", "captions", "sounds_csv", "write_captions"]
 
@@ -119,7 +121,20 @@ def _rows_csv(hearing: Hearing, rules: CueRules) -> str:
     return _table(("start", "end", *hearing.classes.names), rows)
 
 
-_WRITERS = {"srt": _srt, "vtt": _vtt, "json": _json, "tsv": _tsv, "txt": _txt, "csv": _csv, "rows.csv": _rows_csv}
+def _html(hearing: Hearing, rules: CueRules) -> str:
+    return page_of(hearing)
+
+
+_WRITERS = {
+    "srt": _srt,
+    "vtt": _vtt,
+    "json": _json,
+    "tsv": _tsv,
+    "txt": _txt,
+    "csv": _csv,
+    "rows.csv": _rows_csv,
+    "html": _html,
+}
 FORMATS = tuple(_WRITERS)  # each is also the ending of its file's name
 
 

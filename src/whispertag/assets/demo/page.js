@@ -1,0 +1,137 @@
+
+// The position: where the recording plays, or would.
+const audio = $("#audio"), track = $(".wave .track"), scroll = $(".scroll");
+let position = 0;
+let zoom = 1;
+let inList = false; // the reader scrolls the list: it stays where it is
+
+function show(seconds) {
+  position = Math.max(0, Math.min(seconds, data.seconds));
+  const share = position / data.seconds;
+  $(".inner").style.setProperty("--at", share.toFixed(6));
+  $("#clock").replaceChildren(make("b", {}, clock(position, 1)), ` / ${clock(data.seconds, 1)}`);
+  track.setAttribute("aria-valuenow", position.toFixed(1));
+  track.setAttribute("aria-valuetext", `${clock(position, 1)} of ${clock(data.seconds, 1)}`);
+  for (const item of items) {
+    const now = position >= item.start && position < item.end && (position > 0 || !audio.paused);
+    if (now === Boolean(item.now)) continue;
+    item.now = now;
+    for (const node of item.nodes) node.classList.toggle("now", now);
+    if (now && !audio.paused && !inList) {
+      const box = $("#heard");
+      box.scrollTo({ top: item.line.offsetTop - box.offsetTop - box.clientHeight / 3 });
+    }
+  }
+}
+
+function follow() { // when zoomed in, the place that plays stays in sight
+  const x = $("#head").offsetLeft, names = $(".name").offsetWidth;
+  if (x < scroll.scrollLeft + names || x > scroll.scrollLeft + scroll.clientWidth - 20) scroll.scrollLeft = x - names - (scroll.clientWidth - names) / 4;
+}
+
+function tick() {
+  show(audio.currentTime);
+  if (audio.paused) return;
+  follow();
+  requestAnimationFrame(tick);
+}
+
+function play(seconds) {
+  show(seconds);
+  if (!data.audio) return;
+  audio.currentTime = position;
+  audio.play().catch(() => {}); // what is wrong is told by the event "error"
+}
+const toggle = () => (audio.paused ? play(position >= data.seconds - 0.05 ? 0 : position) : audio.pause());
+
+function zoomTo(factor) {
+  const most = Math.max(1, data.seconds * 60 / Math.max(200, scroll.clientWidth)); // 60 pixels a second
+  zoom = Math.max(1, Math.min(factor, most));
+  $(".inner").style.setProperty("--zoom", zoom);
+  $("#out").disabled = zoom <= 1;
+  $("#in").disabled = zoom >= most;
+  drawAxis();
+  follow();
+}
+
+// Arrow keys: along a lane, or to what lies nearest in the lane above or below. One item at a time is a tab stop.
+function walk(event, item) {
+  const lane = items.filter((other) => other.row === item.row), at = lane.indexOf(item);
+  const nearest = (step) => {
+    for (let row = item.row + step; row >= 0 && row < data.lanes.length; row += step) {
+      const others = items.filter((other) => other.row === row && other.bar.offsetParent);
+      if (others.length) return others.reduce((a, b) => (Math.abs(b.start - item.start) < Math.abs(a.start - item.start) ? b : a));
+    }
+    return null;
+  };
+  const to = { ArrowRight: () => lane[at + 1], ArrowLeft: () => lane[at - 1], Home: () => lane[0], End: () => lane.at(-1), ArrowDown: () => nearest(1), ArrowUp: () => nearest(-1) }[event.key];
+  if (!to) return;
+  event.preventDefault();
+  focusOn(to());
+}
+function focusOn(item) {
+  if (!item) return;
+  for (const other of items) other.bar.tabIndex = other === item ? 0 : -1;
+  const names = $(".name").offsetWidth, x = item.bar.offsetLeft + names;
+  if (x < scroll.scrollLeft + names || x > scroll.scrollLeft + scroll.clientWidth - 40) scroll.scrollLeft = x - names - 40;
+  item.bar.focus({ preventScroll: true });
+  item.bar.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
+
+function listen() {
+  const at = (event, box = track.getBoundingClientRect()) => data.seconds * Math.max(0, Math.min(1, (event.clientX - box.left) / box.width));
+  for (const place of document.querySelectorAll(".row .track")) place.addEventListener("click", (event) => play(at(event, place.getBoundingClientRect())));
+  track.addEventListener("pointerdown", (event) => { if (event.pointerType === "mouse") track.setPointerCapture(event.pointerId); });
+  track.addEventListener("pointermove", (event) => { if (track.hasPointerCapture(event.pointerId)) { audio.pause(); show(at(event)); } });
+  track.addEventListener("keydown", (event) => {
+    const to = { ArrowRight: position + 2, ArrowLeft: position - 2, PageUp: position + 15, PageDown: position - 15, Home: 0, End: data.seconds }[event.key];
+    if (to !== undefined) { event.preventDefault(); show(to); if (data.audio) audio.currentTime = position; follow(); }
+    if (event.key === "Enter") play(position);
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === " " && event.target.id !== "play" && !/^(in|out|more)$/.test(event.target.id)) { event.preventDefault(); toggle(); }
+    if (event.key === "Escape") tip(null);
+    const item = items.find((other) => other.bar === event.target);
+    if (item) walk(event, item);
+  });
+  $("#play").onclick = toggle;
+  $("#in").onclick = () => zoomTo(zoom * 2);
+  $("#out").onclick = () => zoomTo(zoom / 2);
+  scroll.addEventListener("scroll", () => tip(null), { passive: true });
+  for (const [name, value] of [["pointerenter", true], ["pointerleave", false], ["focusin", true], ["focusout", false]]) $("#heard")?.addEventListener(name, () => { inList = value; });
+  for (const name of ["play", "pause", "ended"]) audio.addEventListener(name, () => {
+    document.body.classList.toggle("playing", !audio.paused);
+    $("#play").setAttribute("aria-label", audio.paused ? "play" : "stop");
+    tick();
+  });
+  audio.addEventListener("seeked", () => show(audio.currentTime));
+  audio.addEventListener("error", () => trouble("This browser cannot play the recording, or it is no longer where it was."));
+  new ResizeObserver(drawAxis).observe(scroll);
+}
+
+function trouble(text) {
+  $("#trouble").textContent = text;
+  $("#trouble").hidden = false;
+  $("#play").disabled = true;
+}
+
+function frame() { // in a page of the same origin: as high as what it shows
+  let outside = null;
+  try { outside = window.frameElement; } catch { /* another origin's */ }
+  if (!outside) return;
+  document.documentElement.classList.add("framed");
+  new ResizeObserver(() => { outside.style.height = `${Math.ceil(document.body.getBoundingClientRect().height)}px`; }).observe(document.body);
+}
+
+drawWave();
+drawLanes(play);
+drawList(play);
+summary();
+if (items.length) items[0].bar.tabIndex = 0;
+if (data.audio) audio.src = data.audio;
+else trouble("The recording is not part of this page: nothing can be played.");
+track.setAttribute("aria-valuemax", data.seconds.toFixed(1));
+listen();
+zoomTo(1);
+show(0);
+frame();

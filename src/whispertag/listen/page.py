@@ -1,0 +1,150 @@
+"""What was heard → one HTML page: the waveform, speech and sounds in lanes below it, and the recording to play.
+
+The page itself is in assets/demo/. It asks no server for anything; `whispertag demo` shows the same page in a frame.
+"""
+
+import base64
+import html
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from whispertag.listen.hearing import Hearing
+
+if TYPE_CHECKING:
+    from whispertag.listen.recording import Source
+
+PEAKS = 4000  # most that a waveform is drawn of: a screen has not more pixels
+PEAK_SECONDS = 0.01  # least that one stands for
+EMBED_SECONDS = 2 * 3600  # of what is longer (48 MB in the page) there is a link to where it lies
+
+# 40 kbit/s, constant: browsers find a time in it by counting bytes.
+MP3: dict[str, Any] = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.8}
+
+
+@dataclass
+class Lane:
+    """A row of the time line. kind: speech or sound; items, by start, that do not overlap: {start, end, …}"""
+
+    label: str
+    kind: str
+    items: list[dict[str, Any]] = field(default_factory=list)
+
+
+def page_of(hearing: Hearing) -> str:
+    """A page that needs nothing else, with the recording in it, if there still is one at `hearing.name`.
+
+    Raises AudioError or OSError if that is none any more.
+    """
+    path = Path(hearing.name)
+    if not path.is_file():  # an array, standard input
+        return timeline_html(hearing)
+    if hearing.seconds > EMBED_SECONDS:
+        return timeline_html(hearing, waveform(path, hearing.seconds), path.resolve().as_uri())
+    mp3 = io.BytesIO()
+    return timeline_html(hearing, waveform(path, hearing.seconds, mp3), as_url(mp3.getvalue()))
+
+
+def timeline_html(hearing: Hearing, peaks: Sequence[int] = (), audio: str | None = None) -> str:
+    """The page, a complete document.
+
+    peaks  heights of the waveform, 0 … 255, evenly over the recording
+    audio  URL of the recording, or None: then nothing can be played
+    """
+    parts = {
+        "TITLE": html.escape(Path(hearing.name).name),
+        "STYLE": _asset("style.css"),
+        "SCRIPT": _asset("timeline.js") + _asset("page.js"),
+        "DATA": _inline(_data(hearing, peaks, audio)),
+    }
+    return re.sub(r"<!--([A-Z]+)-->", lambda mark: parts[mark[1]], _asset("page.html"))  # once: no data is a mark
+
+
+def waveform(source: "Source", seconds: float, mp3: BinaryIO | None = None) -> list[int]:
+    """A recording of that length → at most PEAKS heights, 0 … 255, of which the highest is 255 unless all is silence.
+
+    mp3  where the recording goes too, if given, as it was heard: 16 kHz, one channel; every browser plays that
+    """
+    import soundfile
+
+    from whispertag.audio import SAMPLE_RATE
+    from whispertag.listen.recording import wave_blocks
+
+    n_samples = max(1, round(seconds * SAMPLE_RATE))
+    size = max(round(PEAK_SECONDS * SAMPLE_RATE), -(-n_samples // PEAKS))
+    peaks = np.zeros(-(-n_samples // size), np.float32)
+    begin = 0
+    with soundfile.SoundFile(mp3, "w", SAMPLE_RATE, 1, **MP3) if mp3 else nullcontext() as file:
+        for block_S in wave_blocks(source):
+            if file:
+                file.write(block_S.clip(-1, 1))
+            of_S = np.minimum((begin + np.arange(len(block_S))) // size, len(peaks) - 1)
+            np.maximum.at(peaks, of_S, np.abs(block_S))
+            begin += len(block_S)
+    return np.round(255 * peaks / max(peaks.max(), 1e-9)).astype(int).tolist()
+
+
+def as_url(mp3: bytes) -> str:
+    """The recording itself, as a URL."""
+    return f"data:audio/mpeg;base64,{base64.b64encode(mp3).decode()}"
+
+
+def lanes(hearing: Hearing) -> list[Lane]:
+    """Speech first, then a lane a class, what is heard longest first. What overlaps goes into lanes of its own."""
+    spoken = [_spoken(segment) for segment in hearing.segments or [] if segment["text"].strip()]
+    found = _apart("speech", "speech", spoken)
+    by_label: dict[str, list[dict[str, Any]]] = {}
+    for sound in hearing.sounds:
+        item = {"start": sound.start, "end": sound.end, "probability": sound.probability}
+        by_label.setdefault(sound.label, []).append(item)
+    longest = sorted(by_label.items(), key=lambda pair: -sum(item["end"] - item["start"] for item in pair[1]))
+    return [*found, *(lane for label, items in longest for lane in _apart(label, "sound", items))]
+
+
+def _spoken(segment: dict[str, Any]) -> dict[str, Any]:
+    start = float(segment["start"])
+    item = {"start": start, "end": max(start, float(segment["end"])), "text": segment["text"].strip()}
+    if segment.get("gated"):  # see listen/gate.py
+        item["voice"] = float(segment["voice_probability"])
+    return item
+
+
+def _apart(label: str, kind: str, items: list[dict[str, Any]]) -> Iterator[Lane]:
+    """As few lanes as hold the items without overlap."""
+    found: list[Lane] = []
+    for item in sorted(items, key=lambda item: item["start"]):
+        lane = next((lane for lane in found if lane.items[-1]["end"] <= item["start"] + 1e-6), None)
+        if lane is None:
+            found.append(lane := Lane(label, kind))
+        lane.items.append(item)
+    return iter(found)
+
+
+def _data(hearing: Hearing, peaks: Sequence[int], audio: str | None) -> dict[str, Any]:
+    return {
+        "seconds": hearing.seconds,
+        "language": hearing.language,
+        "words": hearing.segments is not None,
+        "resolution": hearing.resolution,
+        "classes": len(hearing.classes),
+        "lanes": [{"label": lane.label, "kind": lane.kind, "items": lane.items} for lane in lanes(hearing)],
+        "peaks": list(peaks),
+        "audio": audio,
+    }
+
+
+def _inline(data: Any) -> str:
+    """JSON that cannot end the element it stands in."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _asset(name: str) -> str:
+    return (files("whispertag") / "assets" / "demo" / name).read_text(encoding="utf-8")

@@ -1,0 +1,225 @@
+"""The command `demo`: a page to upload or record something, and to see and hear what is in it.
+
+Nothing is asked of other machines: no analytics, no fonts or scripts from elsewhere, no share link.
+"""
+
+import argparse
+import html
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from whispertag.listen.hearing import Hearing
+    from whispertag.listen.listener import Listener
+
+RESOLUTIONS = (0.4, 1.0, 2.0, 5.0, 10.0)
+DOWNLOADS = ("srt", "vtt", "json", "html")
+KEPT_SECONDS = 24 * 3600  # what was uploaded or made is then deleted, at the latest when the server ends
+STYLE = """
+footer { display: none !important; } .gradio-container { max-width: 84rem !important; margin: 0 auto; }
+.heard iframe { width: 100%; border: 0; display: block; min-height: 20rem; } .dark .heard iframe { color-scheme: dark; }
+.trouble { margin: 0; padding: .7rem 1rem; border-left: 3px solid #b3392f; overflow-wrap: anywhere; }
+"""
+
+
+def add_commands(commands: Any) -> None:
+    demo = commands.add_parser("demo", help="a page in the browser: record or upload, and see what is heard")
+    demo.add_argument("--model", required=True, help="head.safetensors, a run's folder, or whisper-at:large-v2")
+    demo.add_argument("--backbone", help="its Whisper, if it is not where it was: a checkpoint or a folder")
+    demo.add_argument("--device", help="cpu, cuda, cuda:1 … (a GPU if there is one)")
+    demo.add_argument("--port", type=int, default=7860)
+    demo.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in, unasked (127.0.0.1)")
+    demo.set_defaults(run=_demo, again="the page is gone")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from whispertag.listen.listener import load
+    from whispertag.listen.listening import _device
+
+    gradio = _gradio()
+    listener = load(options.model, options.backbone, _device(options.device))
+    with tempfile.TemporaryDirectory(prefix="whispertag-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
+        page = demo_app(listener, Path(folder), Path(options.model).name)
+        try:
+            page.launch(
+                server_name=options.host,
+                server_port=options.port,
+                prevent_thread_lock=True,
+                **launch_settings(gradio, Path(folder)),
+            )
+        except OSError as error:
+            raise OSError(f"--port {options.port} of {options.host} cannot be had: {error}") from error
+        print(f"http://{options.host}:{options.port} — Ctrl-C ends it", flush=True)
+        page.block_thread()
+
+
+def launch_settings(gradio: Any, folder: Path) -> dict[str, Any]:
+    """What `launch` is told: nothing from or to the net, and only what is in `folder` may be fetched."""
+    system = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    theme = gradio.themes.Default(primary_hue="blue", neutral_hue="slate", **system)
+    silent = {"quiet": True, "share": False, "enable_monitoring": False, "ssr_mode": False, "mcp_server": False}
+    return silent | {"theme": theme, "css": STYLE, "allowed_paths": [str(folder)], "footer_links": []}
+
+
+@dataclass
+class Heard:
+    """One recording of one visitor; `folder` holds the files made of it, among them the MP3 that the page plays."""
+
+    hearing: "Hearing"
+    peaks: list[int]
+    folder: Path
+
+    @property
+    def mp3(self) -> Path:
+        return self.folder / "heard.mp3"
+
+
+def demo_app(listener: "Listener", folder: Path, title: str) -> Any:
+    """→ gradio.Blocks, not yet launched. folder: where files may be made."""
+    gradio = _gradio()
+    task = listener.tagger.description.task
+    speaks = listener.tagger.backbone.weights != "random"
+    resolutions = possible_resolutions(listener)
+
+    # Gradio looks at the defaults for a Progress.
+    def hear(path: str | None, words: bool, resolution: float, on: float, progress: Any = gradio.Progress()):  # noqa: B008
+        def told(name: str, heard: float, there_are: float | None) -> None:
+            progress((round(heard), round(there_are)) if there_are else None, desc="listening", unit="s")
+
+        if not path:
+            return None, trouble("Upload or record something first."), *_no_downloads(gradio)
+        try:
+            heard = hear_one(listener, Path(path), folder, words and speaks, resolution, told)
+        except (ValueError, OSError, RuntimeError) as error:
+            return None, trouble(str(error).replace(path, Path(path).name)), *_no_downloads(gradio)
+        return heard, *show(heard, on)
+
+    def show(heard: Heard | None, on: float):
+        if heard is None:
+            return gradio.skip(), *(gradio.skip() for _ in DOWNLOADS)
+        find_again(heard, task, on)
+        files = write_downloads(heard)
+        page = frame(heard, f"/gradio_api/file={quote(str(heard.mp3))}")
+        return page, *(gradio.update(value=str(file), interactive=True) for file in files)
+
+    from whispertag.listen.events import EventRules
+    from whispertag.model.weights import ASSETS
+
+    with gradio.Blocks(
+        title=f"{title} – whispertag", analytics_enabled=False, delete_cache=(3600, KEPT_SECONDS)
+    ) as app:
+        gradio.Markdown(
+            f"## What is said, and what else is heard\n{html.escape(title)}, {len(listener.classes)} classes"
+        )
+        with gradio.Row(equal_height=False):
+            with gradio.Column(scale=3, min_width=300):
+                audio = gradio.Audio(sources=["upload", "microphone"], type="filepath", label="Recording", buttons=[])
+                gradio.Examples([[str(ASSETS / "demo.flac")]], [audio], label="or take this", cache_examples=False)
+            with gradio.Column(scale=2, min_width=300):
+                words = gradio.Checkbox(speaks, label="Words, not sounds alone", interactive=speaks)
+                choices = [(f"{r:g} s", r) for r in resolutions]
+                resolution = gradio.Dropdown(choices, value=_usual(resolutions), label="Resolution of sounds")
+                on = EventRules.for_task(task).on
+                threshold = gradio.Slider(0.01, 0.99, on, step=0.01, label="A sound begins at the probability")
+                go = gradio.Button("Listen", variant="primary")
+        state = gradio.State(None, time_to_live=KEPT_SECONDS)
+        heard_html = gradio.HTML(elem_classes=["heard"], padding=False)
+        with gradio.Row():
+            buttons = [gradio.DownloadButton(name, size="sm", min_width=80, interactive=False) for name in DOWNLOADS]
+        outputs = [heard_html, *buttons]
+        go.click(hear, [audio, words, resolution, threshold], [state, *outputs], api_visibility="private")
+        threshold.release(show, [state, threshold], outputs, show_progress="hidden", api_visibility="private")
+    app.queue(default_concurrency_limit=1)  # one model
+    return app
+
+
+def hear_one(
+    listener: "Listener", path: Path, folder: Path, words: bool, resolution: float, progress: Any = None
+) -> Heard:
+    """Hear a file; raises ValueError or OSError for what cannot be heard."""
+    from whispertag.listen.page import waveform
+
+    hear = listener.transcribe if words else listener.tag
+    hearing = hear(str(path), resolution=resolution, progress=progress)
+    made = Path(tempfile.mkdtemp(dir=folder))
+    heard = Heard(hearing, [], made)
+    with open(heard.mp3, "w+b") as mp3:
+        heard.peaks = waveform(path, hearing.seconds, mp3)
+    hearing.name = path.name  # the visitor's; where it lies here is nobody's concern
+    return heard
+
+
+def find_again(heard: Heard, task: str, on: float) -> None:
+    """Events by another threshold, without listening anew."""
+    import numpy as np
+
+    from whispertag.listen.events import EventRules, find_sounds
+
+    hearing, rules = heard.hearing, EventRules.for_task(task, on=on)
+    chances_NC = np.nan_to_num(hearing.chances_NC)
+    hearing.sounds = find_sounds(chances_NC, hearing.resolution, hearing.seconds, hearing.classes, rules)
+
+
+def write_downloads(heard: Heard) -> list[Path]:
+    """One file each of DOWNLOADS."""
+    from whispertag.listen.captions import write_captions
+    from whispertag.listen.page import EMBED_SECONDS, as_url, timeline_html
+
+    paths = [heard.folder / f"{Path(heard.hearing.name).stem}.{format}" for format in DOWNLOADS]
+    for path, format in zip(paths, DOWNLOADS):
+        if format != "html":
+            write_captions(heard.hearing, format, path)
+            continue
+        audio = as_url(heard.mp3.read_bytes()) if heard.hearing.seconds <= EMBED_SECONDS else None
+        path.write_text(timeline_html(heard.hearing, heard.peaks, audio), encoding="utf-8")
+    return paths
+
+
+def frame(heard: Heard, audio: str) -> str:
+    """The page in a frame of its own: Gradio would run no script in it, and neither's style reaches the other."""
+    from whispertag.listen.page import timeline_html
+
+    page = html.escape(timeline_html(heard.hearing, heard.peaks, audio))
+    return f'<iframe title="what was heard" srcdoc="{page}"></iframe>'
+
+
+def trouble(message: str) -> str:
+    return f'<p class="trouble" role="alert">{html.escape(" ".join(message.split()))}</p>'
+
+
+def possible_resolutions(listener: "Listener") -> list[float]:
+    """Those of RESOLUTIONS that the head can give, and that of its training."""
+    from whispertag.listen.rows import Rows
+
+    def possible(resolution: float) -> bool:
+        try:
+            Rows(listener.tagger, resolution)
+        except ValueError:
+            return False
+        return True
+
+    return sorted(filter(possible, {*RESOLUTIONS, listener.tagger.description.clip_seconds}))
+
+
+def _usual(resolutions: Sequence[float]) -> float:
+    """2 s, or what is nearest: fine enough to look at, long enough to be told."""
+    return min(resolutions, key=lambda resolution: abs(resolution - 2))
+
+
+def _no_downloads(gradio: Any) -> list[Any]:
+    return [gradio.update(value=None, interactive=False) for _ in DOWNLOADS]
+
+
+def _gradio() -> Any:
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it is read when gradio is imported, too
+    try:
+        import gradio
+    except ImportError as error:
+        raise ValueError(f"{error}: pip install 'whispertag[demo]'") from error
+    return gradio
