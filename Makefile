@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo nano test test-all lint bench bench-data bench-gpu dashboard clean
+.PHONY: help setup demo nano test test-all lint bench bench-data bench-gpu bench-sweep dashboard clean
 STUDY ?= scratch
 DIGITS ?= ../shared/data/fsdd
 NOISES ?= ../shared/data/esc10
@@ -47,6 +47,9 @@ bench-data: $(VENV)/dev  ## features and streams against the released way (needs
 
 bench-gpu: $(VENV)/dev  ## a live encoder on a GPU: clips/s, share of its peak, waiting for data
 	$(BIN)/python benchmarks/gpu.py
+
+bench-sweep: $(VENV)/dev  ## runs that share an encoder, against the same runs alone
+	$(BIN)/python benchmarks/sweep.py
 
 dashboard: $(VENV)/ready  ## the runs of a study beside each other, here and as a page (STUDY=scratch)
 	$(BIN)/whispertag compare experiments/$(STUDY)
