@@ -1,0 +1,170 @@
+"""The command `live`: sounds and words of a microphone, a pipe or a growing file, while it sounds."""
+
+import argparse
+import json
+import logging
+import math
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from whispertag.listen.listening import SPEECH, STDIN, _device, _names, _rules
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from whispertag.listen.live import Update
+
+log = logging.getLogger(__name__)
+BEHIND = 2.0  # seconds that are worth a word
+
+
+def add_commands(commands: Any) -> None:
+    parser = commands.add_parser("live", help="sounds and words while they sound: a microphone, a pipe, a growing file")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("file", nargs="?", metavar="FILE", help="a recording, a pipe's name, or - for standard input")
+    source.add_argument("--mic", nargs="?", const="", metavar="NAME", help="a microphone (the system's)")
+    parser.add_argument(
+        "--follow",
+        nargs="?",
+        type=float,
+        const=math.inf,
+        metavar="SECONDS",
+        help="FILE grows; until it did not so long",
+    )
+    parser.add_argument("--raw", action="store_true", help="samples of 16 bits, little-endian, without a header")
+    parser.add_argument("--rate", type=int, default=16_000, metavar="HZ", help="of raw samples (16000)")
+    parser.add_argument("--channels", type=int, default=1, metavar="N", help="of raw samples (1)")
+    parser.add_argument("--model", required=True, help="head.safetensors, a run's folder, or whisper-at:large-v2")
+    parser.add_argument("--backbone", help="its Whisper, if it is not where it was: a checkpoint or a folder")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (a GPU if there is one)")
+    parser.add_argument(
+        "--every", type=float, metavar="SECONDS", help="how often sounds are told (a second, or almost)"
+    )
+    parser.add_argument("--resolution", type=float, metavar="SECONDS", help="of how long a stretch (as --every)")
+    parser.add_argument("--sounds-only", action="store_true", help="no words: the decoder never runs")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="after so long, words are told at the next pause (30)",
+    )
+    parser.add_argument("--json", action="store_true", help="a line of JSON for all that is new")
+    events = parser.add_argument_group("what makes a sound an event, as for `transcribe`")
+    for name in ("--on", "--off", "--merge-gap", "--min-seconds"):
+        events.add_argument(name, type=float)
+    events.add_argument("--thresholds", type=Path, metavar="CSV")
+    events.add_argument("--top", type=int, metavar="N")
+    for name in ("--only", "--without"):
+        events.add_argument(name, type=_names, metavar="CLASSES")
+    speech = parser.add_argument_group("as openai-whisper has them")
+    for name, how in SPEECH.items():
+        if name != "clip_timestamps":
+            speech.add_argument(f"--{name.replace('_', '-')}", **how)
+    gate = parser.add_argument_group("where the head hears no voice, nobody spoke")
+    gate.add_argument("--gate", choices=("drop", "mark"), help="what to do with text there")
+    gate.add_argument(
+        "--gate-threshold", type=float, default=0.1, metavar="P", help="least probability of a voice (0.1)"
+    )
+    gate.add_argument("--voices", type=_names, metavar="CLASSES", help="which classes are voices (speech and song)")
+    parser.set_defaults(run=_live, again="what had been heard is told")
+
+
+def _live(options: argparse.Namespace) -> int:
+    from whispertag.listen.gate import Gate
+    from whispertag.listen.listener import load
+    from whispertag.listen.live import listen_live
+    from whispertag.listen.live_sources import until
+
+    listener = load(options.model, options.backbone, _device(options.device))
+    with _stopping() as stop, _blocks(options) as blocks:
+        updates = listen_live(
+            listener,
+            until(stop, blocks),
+            options.every,
+            options.resolution,
+            _rules(options, listener),
+            not options.sounds_only,
+            options.wait,
+            Gate(options.gate, options.gate_threshold, options.voices) if options.gate else None,
+            **{n: value for n in SPEECH if (value := getattr(options, n, None)) is not None},
+        )
+        told = BEHIND
+        for update in updates:
+            if options.json:
+                print(json.dumps(update.to_dict(listener.classes), ensure_ascii=False), flush=True)
+            else:
+                for line in lines(update):
+                    print(line, flush=True)
+            live = options.mic is not None or options.follow or options.file == STDIN
+            if live and update.behind >= told:
+                log.warning("whispertag: %.0f s behind; try a longer --every or --sounds-only", update.behind)
+                told = 2 * update.behind
+            elif update.behind < BEHIND:
+                told = BEHIND
+    return 0
+
+
+def lines(update: "Update") -> Iterator[str]:
+    """`[  12.4] + Dog 0.83` where a sound begins, `[  15.2] - Dog` where it ends, `[ 30.0 –  34.2] text`."""
+    changes = [(sound.start, f"[{sound.start:6.1f}] + {sound.label} {sound.probability:.2f}") for sound in update.begun]
+    changes += [(sound.end, f"[{sound.end:6.1f}] - {sound.label}") for sound in update.ended]
+    yield from (line for _, line in sorted(changes))
+    for segment in update.segments:
+        if text := " ".join(segment["text"].split()):
+            mark = " (no voice heard)" if segment.get("gated") else ""
+            yield f"[{segment['start']:6.1f} – {segment['end']:6.1f}] {text}{mark}"
+
+
+@contextmanager
+def _blocks(options: argparse.Namespace) -> "Iterator[Iterable[np.ndarray]]":
+    """The source that was asked for."""
+    from whispertag.listen.live_microphone import Microphone
+    from whispertag.listen.live_sources import in_background, pcm_blocks, stream_blocks
+    from whispertag.listen.recording import wave_blocks
+
+    if options.mic is not None:
+        name = options.mic or None
+        with Microphone(int(name) if name and name.isdigit() else name) as microphone:
+            yield microphone
+        return
+    path = Path(options.file)
+    if path.is_file() and not (options.raw or options.follow):
+        yield in_background(wave_blocks(path))
+        return
+    with _opened(path, options.follow) as file:
+        if options.raw:
+            yield in_background(pcm_blocks(file, options.rate, options.channels))
+        else:
+            yield in_background(stream_blocks(file, grows=bool(options.follow)))
+
+
+def _opened(path: Path, follow: float | None) -> Any:
+    from whispertag.listen.live_sources import Growing
+
+    if str(path) == STDIN:
+        return nullcontext(sys.stdin.buffer)
+    return Growing(path, follow) if follow else open(path, "rb")
+
+
+@contextmanager
+def _stopping() -> Iterator[Event]:
+    """Ctrl-C, which is how a microphone ends, or SIGTERM: the first ends the stream, the second the command."""
+    stop = Event()
+
+    def end(number: int, frame: Any) -> None:
+        stop.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
