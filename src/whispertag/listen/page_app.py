@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from whispertag.listen.listener import Listener
 
 RESOLUTIONS = (0.4, 1.0, 2.0, 5.0, 10.0)
-DOWNLOADS = ("srt", "vtt", "json", "html")
+DOWNLOADS = {"srt": "Captions, SRT", "vtt": "Captions, WebVTT", "json": "All, JSON", "html": "This, one page"}
 KEPT_SECONDS = 24 * 3600  # what was uploaded or made is then deleted, at the latest when the server ends
 STYLE = """
-footer { display: none !important; } .gradio-container { max-width: 84rem !important; margin: 0 auto; }
+footer { display: none !important; } .heard .html-container { padding: 0 !important; }
 .heard iframe { width: 100%; border: 0; display: block; min-height: 20rem; } .dark .heard iframe { color-scheme: dark; }
+@media (max-width: 45rem) { .gradio-container .main { padding: 1rem .75rem !important; } }
 .trouble { margin: 0; padding: .7rem 1rem; border-left: 3px solid #b3392f; overflow-wrap: anywhere; }
 """
 
@@ -54,7 +55,8 @@ def _demo(options: argparse.Namespace) -> None:
                 **launch_settings(gradio, Path(folder)),
             )
         except OSError as error:
-            raise OSError(f"--port {options.port} of {options.host} cannot be had: {error}") from error
+            where = f"--host {options.host} --port {options.port}"
+            raise OSError(f"{where}: another program has this port, or it is no address of this machine") from error
         print(f"http://{options.host}:{options.port} — Ctrl-C ends it", flush=True)
         page.block_thread()
 
@@ -126,12 +128,14 @@ def demo_app(listener: "Listener", folder: Path, title: str) -> Any:
                 choices = [(f"{r:g} s", r) for r in resolutions]
                 resolution = gradio.Dropdown(choices, value=_usual(resolutions), label="Resolution of sounds")
                 on = EventRules.for_task(task).on
-                threshold = gradio.Slider(0.01, 0.99, on, step=0.01, label="A sound begins at the probability")
+                threshold = gradio.Slider(0.01, 0.99, on, step=0.01, label="Least probability of a sound")
                 go = gradio.Button("Listen", variant="primary")
         state = gradio.State(None, time_to_live=KEPT_SECONDS)
         heard_html = gradio.HTML(elem_classes=["heard"], padding=False)
         with gradio.Row():
-            buttons = [gradio.DownloadButton(name, size="sm", min_width=80, interactive=False) for name in DOWNLOADS]
+            buttons = [
+                gradio.DownloadButton(text, size="sm", min_width=120, interactive=False) for text in DOWNLOADS.values()
+            ]
         outputs = [heard_html, *buttons]
         go.click(hear, [audio, words, resolution, threshold], [state, *outputs], api_visibility="private")
         threshold.release(show, [state, threshold], outputs, show_progress="hidden", api_visibility="private")

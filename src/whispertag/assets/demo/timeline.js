@@ -97,6 +97,6 @@ function drawList(play) {
 function summary() {
   const sounds = items.filter((item) => item.kind === "sound"), kinds = new Set(sounds.map((item) => item.label)).size;
   const language = data.language && (new Intl.DisplayNames(["en"], { type: "language", fallback: "code" }).of(data.language));
-  $("#summary").textContent = [clock(data.seconds, data.seconds < 60 ? 1 : 0) + (data.seconds < 60 ? " s" : ""), data.words ? language : null,
-    `${sounds.length} sound${sounds.length === 1 ? "" : "s"} of ${kinds} among ${data.classes} classes`, `${data.resolution} s resolution`].filter(Boolean).join(" · ");
+  const count = sounds.length ? `${sounds.length} sound${sounds.length > 1 ? "s" : ""} of ${kinds} kind${kinds > 1 ? "s" : ""}` : "no sounds";
+  $("#summary").textContent = [clock(data.seconds), data.words ? language : null, count, `${data.classes} classes known`, `heard every ${data.resolution} s`].filter(Boolean).join(" · ");
 }
