@@ -7,7 +7,7 @@ from whispertag.audio import SAMPLE_RATE
 from whispertag.data import synth
 from whispertag.data.espeak import speak
 from whispertag.data.mixing import mix
-from whispertag.listen.demo import CLIP
+from whispertag.model.weights import ASSETS
 
 SECONDS = 10
 
@@ -19,7 +19,7 @@ def main() -> None:
     wave_S[2 * SAMPLE_RATE : 2 * SAMPLE_RATE + len(voice_S)] = voice_S
     alarm_S = synth.SOUNDS["Smoke detector, smoke alarm"](np.random.default_rng(3), n)
     wave_S = mix(wave_S, alarm_S, 5.0)
-    soundfile.write(CLIP, 0.5 * wave_S / np.abs(wave_S).max(), SAMPLE_RATE)
+    soundfile.write(str(ASSETS / "demo.flac"), 0.5 * wave_S / np.abs(wave_S).max(), SAMPLE_RATE)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ import whisper
 from whispertag.audio import SAMPLE_RATE, read_wave
 from whispertag.data.mixing import mix
 from whispertag.data.speech import read_digits, read_transcripts, strings
-from whispertag.listen.demo import CLIP
-from whispertag.model.weights import SHIPPED, find_checkpoint
+from whispertag.model.weights import ASSETS, SHIPPED, find_checkpoint
 from whispertag.nano.exam import conversation
 from whispertag.nano.material import synthetic_noises
 from whispertag.studies.wer import transcribe, word_error_rate
@@ -59,7 +58,7 @@ def test_only_the_one_trained_with_noise_hears_through_it(shipped, spoken):
 
 
 def test_the_clip_of_the_demo(nano):
-    assert nano.transcribe(read_wave(CLIP))["text"].strip() == "help call nine one one"
+    assert nano.transcribe(read_wave(str(ASSETS / "demo.flac")))["text"].strip() == "help call nine one one"
 
 
 def test_digits_with_default_options(nano, digits):

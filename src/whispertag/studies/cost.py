@@ -16,7 +16,7 @@ import torch
 from whispertag.audio import HOP_LENGTH, N_POSITIONS, POSITIONS_PER_SECOND, SAMPLE_RATE, WINDOW_SECONDS, log_mel
 from whispertag.model.heads import TaggingHead
 from whispertag.model.macs import count_macs, count_parameters
-from whispertag.model.weights import find_checkpoint, random_dimensions
+from whispertag.model.weights import load_whisper, random_dimensions
 from whispertag.studies.tables import Table
 
 SECONDS = 10  # of the clips heads are trained on
@@ -25,15 +25,14 @@ STEPS = 25  # a clip's pooled steps
 
 def open_model(name: str, weights: str) -> Any:
     """A whole Whisper; weights=random builds one of the named sizes (cost does not hang on what weights are)."""
-    import whisper
     from whisper.model import ModelDimensions, Whisper
 
-    if weights == "random":
-        model = Whisper(ModelDimensions(**random_dimensions(name)))
-        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    if weights != "pretrained":
+    if weights not in ("pretrained", "random"):
         raise ValueError(f"weights={weights!r}: give pretrained or random")
-    return whisper.load_model(str(find_checkpoint(name)))
+    model = (
+        load_whisper(name) if weights == "pretrained" else Whisper(ModelDimensions(**random_dimensions(name))).eval()
+    )
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def seconds_of(work: Callable[[], Any], repeats: int) -> float:

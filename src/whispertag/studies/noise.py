@@ -18,7 +18,7 @@ from whispertag.audio import SAMPLE_RATE, WINDOW_SECONDS
 from whispertag.data.mixing import active_level, mix
 from whispertag.data.sources import Clip, read_esc50
 from whispertag.data.speech import Utterance, read_speech, strings
-from whispertag.model.weights import find_checkpoint
+from whispertag.model.weights import find_checkpoint, load_whisper
 from whispertag.studies.intervals import bootstrap
 from whispertag.studies.plots import line_plot, save_plot
 from whispertag.studies.tables import Table
@@ -58,9 +58,9 @@ def trials(speech: Sequence[Utterance], noises: Sequence[Clip], n: int, seed: in
 
 def open_whisper(checkpoint: Path) -> Any:
     """A whole Whisper, on the GPU if there is one."""
-    import whisper
+    import torch
 
-    return whisper.load_model(str(checkpoint))
+    return load_whisper(str(checkpoint)).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def run(
