@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo nano test test-all lint bench bench-data bench-gpu bench-sweep dashboard clean
+.PHONY: help setup demo nano test test-all lint bench bench-data bench-listen bench-gpu bench-sweep dashboard clean
 STUDY ?= scratch
 DIGITS ?= ../shared/data/fsdd
 NOISES ?= ../shared/data/esc10
@@ -17,7 +17,7 @@ setup: $(VENV)/dev  ## install everything, for working on whispertag too
 
 demo: $(VENV)/ready  ## train TL-TR on the embedded data set; then hear words and sounds of a clip
 	$(BIN)/python train.py baseline=true
-	$(BIN)/python -m whispertag.listen.demo experiments/scratch/runs/defaults/head.safetensors
+	$(BIN)/whispertag transcribe src/whispertag/assets/demo.flac --model experiments/scratch/runs/defaults
 
 nano: $(VENV)/dev  ## train the shipped backbones anew (hours; DIGITS=<FSDD> NOISES=<ESC-10>; espeak-ng)
 	$(BIN)/python experiments/nano/run.py digits=$(DIGITS) noises=$(NOISES)
@@ -44,6 +44,10 @@ bench: $(VENV)/dev  ## speed of the backbone against the plain way (see benchmar
 bench-data: $(VENV)/dev  ## features and streams against the released way (needs the program ffmpeg)
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/stream.py
+
+bench-listen: $(VENV)/dev  ## transcribing with tags, against openai-whisper alone and whisper-at
+	$(BIN)/python benchmarks/listening.py
+	$(BIN)/python benchmarks/listening.py memory
 
 bench-gpu: $(VENV)/dev  ## a live encoder on a GPU: clips/s, share of its peak, waiting for data
 	$(BIN)/python benchmarks/gpu.py
