@@ -36,11 +36,14 @@ function tick() {
   requestAnimationFrame(tick);
 }
 
-function play(seconds) {
+function seek(seconds) {
   show(seconds);
-  if (!data.audio) return;
-  audio.currentTime = position;
-  audio.play().catch(() => {}); // what is wrong is told by the event "error"
+  if (data.audio) audio.currentTime = position;
+}
+
+function play(seconds) {
+  seek(seconds);
+  if (data.audio) audio.play().catch(() => {}); // what is wrong is told by the event "error"
 }
 const toggle = () => (audio.paused ? play(position >= data.seconds - 0.05 ? 0 : position) : audio.pause());
 
@@ -82,10 +85,10 @@ function listen() {
   const at = (event, box = track.getBoundingClientRect()) => data.seconds * Math.max(0, Math.min(1, (event.clientX - box.left) / box.width));
   for (const place of document.querySelectorAll(".row .track")) place.addEventListener("click", (event) => play(at(event, place.getBoundingClientRect())));
   track.addEventListener("pointerdown", (event) => { if (event.pointerType === "mouse") track.setPointerCapture(event.pointerId); });
-  track.addEventListener("pointermove", (event) => { if (track.hasPointerCapture(event.pointerId)) { audio.pause(); show(at(event)); } });
+  track.addEventListener("pointermove", (event) => { if (track.hasPointerCapture(event.pointerId)) { audio.pause(); seek(at(event)); } });
   track.addEventListener("keydown", (event) => {
     const to = { ArrowRight: position + 2, ArrowLeft: position - 2, PageUp: position + 15, PageDown: position - 15, Home: 0, End: data.seconds }[event.key];
-    if (to !== undefined) { event.preventDefault(); show(to); if (data.audio) audio.currentTime = position; follow(); }
+    if (to !== undefined) { event.preventDefault(); seek(to); follow(); }
     if (event.key === "Enter") play(position);
   });
   document.addEventListener("keydown", (event) => {
