@@ -171,6 +171,34 @@ def test_tag_hears_clips_as_they_were_trained_on_and_runs_no_decoder(head_file, 
     assert [len(one.chances_NC) for one in finer] == [63, 8]
 
 
+@pytest.mark.parametrize("context", [10, "packed"])
+def test_clips_of_many_recordings_are_tagged_in_one_batch(tmp_path, head_file, speech, monkeypatch, context):
+    """And a recording that breaks off in its midst takes nothing of the others with it."""
+    from whispertag.model.backbone import WhisperBackbone
+    from whispertag.model.checkpoint import read_head, save_head
+
+    tagger = load_tagger(head_file)
+    description, _ = read_head(head_file)
+    description.backbone["context"] = context
+    save_head(tmp_path / "head.safetensors", tagger.head, description)
+    listener = whispertag.load(tmp_path)
+    batches = []
+    hear = WhisperBackbone.hear
+    monkeypatch.setattr(WhisperBackbone, "hear", lambda self, x: batches.append(len(x)) or hear(self, x))
+    waves = [speech[i * 30_000 : i * 30_000 + n * SAMPLE_RATE] for i, n in enumerate((4, 45, 2, 31, 9))]
+    alone = [listener.tag(wave_S) for wave_S in waves]
+    broken = waves[1].copy()
+    broken[-5] = np.nan
+    batches.clear()
+    bad: list[str] = []
+    together = listener.tag([waves[0], broken, *waves[1:]], bad=lambda name, error: bad.append(str(error)), together=8)
+    assert bad == ["ndarray: samples that are NaN or infinite"]
+    assert len(together) == 5
+    for one, other in zip(alone, together):
+        assert one.seconds == other.seconds and np.array_equal(one.chances_NC, other.chances_NC)
+    assert max(batches) == 8 if context == 10 else max(batches) <= 5
+
+
 @pytest.mark.parametrize("clips", ["0", "0,13.34,13.34,60"])
 def test_sounds_do_not_drift(listener, speech, clips):
     """Beyond 30 s Whisper's windows begin anywhere: the released package puts its tags seconds away."""

@@ -2,15 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
 
-from whispertag.audio import HOP_LENGTH, SAMPLE_RATE, SAMPLES_PER_POSITION, AudioError, fit_length
+from whispertag.audio import SAMPLE_RATE, SAMPLES_PER_POSITION
 from whispertag.listen.events import EventRules, find_sounds
 from whispertag.listen.gate import Gate
 from whispertag.listen.hearing import Hearing
@@ -19,15 +17,13 @@ from whispertag.listen.published import load_published
 from whispertag.listen.recording import Source, name_of, wave_blocks
 from whispertag.listen.released import is_published
 from whispertag.listen.rows import Rows
+from whispertag.listen.sounds import Bad, Progress, heeding, tag_clips
 from whispertag.listen.speech import SpeechOptions
 from whispertag.listen.tape import MelTape
 from whispertag.listen.transcriber import Transcriber
 from whispertag.model.checkpoint import SoundTagger, load_tagger
-from whispertag.model.joint import HeardWindow, Span
+from whispertag.model.joint import HeardWindow
 from whispertag.model.weights import load_whisper
-
-Progress = Callable[[str, float, float | None], None]
-Bad = Callable[[str, Exception], None]
 
 
 def load(
@@ -93,30 +89,15 @@ class Listener:
         bad: Bad | None = None,
         progress: Progress | None = None,
     ) -> Iterator[tuple[int, Hearing]]:
-        """Sounds alone, recording after recording, each with its place in `files`.
+        """Sounds alone, each recording with its place in `files`.
 
         resolution  seconds a row covers, a multiple of the head's step; None: what it was trained on
         rules       what makes an event of rows
         together    clips encoded at a time
         progress    called with name, seconds heard, seconds there are (None: not known)
         """
-        backbone, seconds = self.tagger.backbone, self.tagger.description.clip_seconds
-        stride = backbone.n_steps(seconds) * backbone.pool  # positions of a clip: whole steps
-        for i, source in enumerate(files):
-            name, rows, heard = name_of(source), self._rows(resolution), 0
-            with _heeding(bad, name):
-                for clips_S in _batched(_clips(wave_blocks(source), stride * SAMPLES_PER_POSITION), together):
-                    n_samples = round(seconds * SAMPLE_RATE)
-                    wave_BS = torch.from_numpy(np.stack([fit_length(clip_S, n_samples) for clip_S in clips_S]))
-                    for clip_S, states_LTD in zip(clips_S, backbone.hear(wave_BS.to(self.tagger.device))):
-                        begin = heard // SAMPLES_PER_POSITION
-                        heard += len(clip_S)
-                        end = begin + -(-(len(clip_S) // HOP_LENGTH) // 2)
-                        rows.add(Span(begin, end), states_LTD)
-                        rows.pass_by(end)
-                    if progress:
-                        progress(name, heard / SAMPLE_RATE, None)
-                yield i, self._hearing(name, heard / SAMPLE_RATE, rows, heard // HOP_LENGTH, rules)
+        for one in tag_clips(files, lambda: self._rows(resolution), together, bad, progress):
+            yield one.place, self._hearing(one.name, one.seconds, one.rows, one.n_frames, rules)
 
     def transcribe_each(
         self,
@@ -162,7 +143,7 @@ class Listener:
 
         def passages() -> Iterator[Passage]:
             for i, source in enumerate(files):
-                with _heeding(bad, name_of(source)):
+                with heeding(bad, name_of(source)):
                     yield begin(i, source)
 
         for passage in Transcriber(model, self.tagger.backbone, together).run(passages()):
@@ -199,31 +180,3 @@ def _as_given(files: Any, hear: Callable[[list[Source]], Iterator[tuple[int, Hea
     if not isinstance(files, list | tuple):
         return next((hearing for _, hearing in hear([files])), None)
     return [hearing for _, hearing in sorted(hear(list(files)), key=lambda pair: pair[0])]
-
-
-@contextmanager
-def _heeding(bad: Bad | None, name: str) -> Iterator[None]:
-    """What is wrong with one recording goes to `bad`, if there is one; the others go on."""
-    try:
-        yield
-    except (AudioError, OSError) as error:
-        if not bad:
-            raise
-        bad(name, error)
-
-
-def _clips(blocks: Iterator[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
-    """Blocks of any size → clips of `n_samples`, the last one shorter."""
-    waiting_S = np.zeros(0, np.float32)
-    for block_S in blocks:
-        waiting_S = np.concatenate([waiting_S, block_S])
-        whole = len(waiting_S) // n_samples * n_samples
-        yield from (waiting_S[i : i + n_samples] for i in range(0, whole, n_samples))
-        waiting_S = waiting_S[whole:]
-    if len(waiting_S):
-        yield waiting_S
-
-
-def _batched(clips: Iterator[np.ndarray], n: int) -> Iterator[list[np.ndarray]]:
-    while batch := list(islice(clips, n)):
-        yield batch

@@ -2,6 +2,7 @@
 
 import argparse
 import glob
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,7 +124,8 @@ def _run(options: argparse.Namespace, hear: Callable[..., "Iterator[tuple[int, H
     listener = load(options.model, options.backbone, _device(options.device))
     failures: list[str] = []
     begun = False
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] — ♪ in a terminal that has none
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # ♪ in a terminal that has none
 
     def bad(name: str, error: Exception) -> None:
         failures.append(name)

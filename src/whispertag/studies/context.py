@@ -51,7 +51,8 @@ def hear_long(backbone: WhisperBackbone, wave_BS: Tensor, seed: int = 0) -> Tens
     if n_steps * backbone.pool != n_positions:
         raise ValueError(f"clips of {n_positions} positions are no whole steps of {backbone.pool}")
     tape = MelTape((wave_BS[i].numpy() for i in order), backbone.n_mels)
-    timeline, states, seek = Timeline(backbone.pool), [], 0
+    timeline, seek = Timeline(backbone.pool), 0
+    states: list[Tensor | None] = []
     while seek < tape.n_frames:
         n_frames = min(WINDOW_FRAMES, tape.n_frames - seek)
         mel_MF = torch.nn.functional.pad(tape.window(seek, n_frames), (0, WINDOW_FRAMES - n_frames))
