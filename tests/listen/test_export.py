@@ -90,8 +90,8 @@ def test_a_wave_is_heard_as_the_tagger_hears_it(tmp_path, whisper_file, waves):
         probabilities_BC, states_BLTD = run(tmp_path / "w.onnx", wave=waves[:, :n_samples])
         hears_BLTD = tagger.backbone.hear(waves[:, :n_samples])
         assert states_BLTD.shape[2] == n_samples // 6_400
-        assert close(states_BLTD, hears_BLTD, 2e-4)  # two programs' STFTs, between the peaks of a pure tone
-        assert close(probabilities_BC, tagger.head(hears_BLTD).softmax(dim=1), 2e-5)
+        assert close(states_BLTD, hears_BLTD)
+        assert close(probabilities_BC, tagger.head(hears_BLTD).softmax(dim=1))
     assert described(tmp_path / "w.onnx")["n_mels"] == 80
     with pytest.raises(Exception, match=r"shape\.Size\(\) must be >= 0"):
         run(tmp_path / "w.onnx", wave=torch.zeros(1, 170_000))
@@ -200,7 +200,7 @@ def test_every_context_can_be_exported(tmp_path, takes, name, context, clip_seco
     weights = {"weights": "pretrained" if name == "nano" else "random"}
     options = {"time": time, "n_steps": round(clip_seconds / 0.4 - 0.1)}
     path = head_file(tmp_path / "a", options, clip_seconds=clip_seconds, name=name, context=context, **weights)
-    assert export_onnx(path, tmp_path / "a.onnx", takes, opset=20) < 1e-4
+    assert export_onnx(path, tmp_path / "a.onnx", takes, opset=20) < 5e-5
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 INPUTS = ("wave", "mel", "states")
 OPSETS = range(18, 26)  # what the exporter can write
 OPSET = 18  # the exporter's own, and what runtimes of 2023 and later know
-TOLERANCE = 1e-3  # between ONNX Runtime and PyTorch, in units of the output's largest value
+TOLERANCE = 1e-4  # between ONNX Runtime and PyTorch, in units of the output's largest value
 ONE_FILE = 3 * 2**29  # bytes of weights; beyond (protobuf ends at 2 GiB) they go into <name>.onnx.data
 
 
@@ -162,7 +162,27 @@ def _trace(graph: "Graph", opset: int) -> Any:
         )
     assert program is not None  # as it is where a file is written at once
     ClearMetadataAndDocStringPass()(program.model)  # the source's lines and where it lay on this machine
+    _widen_stft(program.model.graph)
     return program
+
+
+def _widen_stft(graph: Any) -> None:
+    """In float32, ONNX Runtime's STFT is wrong by 0.2 dB where a band is quiet beside a loud tone; not in float64."""
+    import onnx_ir as ir
+
+    for stft in [node for node in graph if node.op_type == "STFT"]:
+        for i in (0, 2):  # the signal and the window
+            wide = ir.node("Cast", [stft.inputs[i]], {"to": ir.DataType.DOUBLE})
+            graph.insert_before(stft, wide)
+            stft.replace_input_with(i, wide.outputs[0])
+        spectrum = stft.outputs[0]
+        narrow = ir.node("Cast", [spectrum], {"to": ir.DataType.FLOAT})
+        narrow.outputs[0].shape, narrow.outputs[0].dtype = spectrum.shape, ir.DataType.FLOAT
+        spectrum.dtype = ir.DataType.DOUBLE
+        for node, i in list(spectrum.uses()):
+            if node is not narrow:
+                node.replace_input_with(i, narrow.outputs[0])
+        graph.insert_after(stft, narrow)
 
 
 def _metadata(graph: "Graph") -> dict[str, str]:

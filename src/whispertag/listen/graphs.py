@@ -145,10 +145,13 @@ class FromWave(Graph):
         return {"input": text, "n_mels": self.backbone.n_mels}
 
     def forward(self, wave_BS: Tensor) -> tuple[Tensor, Tensor]:
+        n_steps = wave_BS.shape[1] // self.step
+        if self.backbone.packed:  # where the next clip would begin
+            wave_BS = wave_BS[:, : n_steps * self.step]
         n_clips, n_samples = wave_BS.shape
         # Not padded: of a wave that is too long, ONNX's Pad would cut off the end without a word.
         padded_BS = torch.cat([wave_BS, wave_BS.new_zeros(n_clips, self.longest - n_samples)], dim=1)
-        states_BLTD = self.backbone(log_mel(padded_BS, self.backbone.n_mels))[:, :, : n_samples // self.step]
+        states_BLTD = self.backbone(log_mel(padded_BS, self.backbone.n_mels))[:, :, :n_steps]
         return self.probabilities(states_BLTD), states_BLTD
 
     def draw(self, n_clips: int, size: int) -> Tensor:
