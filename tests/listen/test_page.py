@@ -21,6 +21,7 @@ from whispertag.listen import page, page_app
 from whispertag.listen.cli import main
 from whispertag.listen.hearing import Hearing, Sound
 from whispertag.listen.page import PEAKS, lanes, page_of, timeline_html, waveform
+from whispertag.listen.page_heard import Heard
 
 from .conftest import tone
 
@@ -195,31 +196,33 @@ def upload(tmp_path, speech):
 
 def test_an_upload_is_heard_and_another_threshold_needs_no_second_hearing(listener, upload, tmp_path):
     told = []
-    heard = page_app.hear_one(listener, upload, tmp_path, True, 0.4, lambda *progress: told.append(progress))
+    heard = Heard.of(listener, upload, tmp_path, True, 0.4, lambda *progress: told.append(progress))
     assert heard.hearing.text and told and heard.mp3.parent.parent == tmp_path
-    page_app.find_again(heard, "multilabel", 0.9)
+    heard.find_again(0.9)
     few = heard.hearing.sounds
     upload.unlink()
-    page_app.find_again(heard, "multilabel", 0.01)
+    heard.find_again(0.01)
     assert {sound.label for sound in few} <= {sound.label for sound in heard.hearing.sounds}
     assert sum(s.end - s.start for s in few) < sum(s.end - s.start for s in heard.hearing.sounds)
-    files = page_app.write_downloads(heard)
+    files = heard.write(page_app.DOWNLOADS)
     assert [file.name for file in files] == ["what <b>.srt", "what <b>.vtt", "what <b>.json", "what <b>.html"]
     plain = json.loads(files[2].read_text())
     assert plain["name"] == "what <b>.wav" and len(plain["sounds"]) == len(heard.hearing.sounds)
     assert data_of(files[3].read_text(encoding="utf-8"))["audio"].startswith("data:audio/mpeg;base64,")
-    framed = page_app.frame(heard, "/here.mp3")
+    framed = heard.frame("/here.mp3")
     assert Elements(framed).names == ["iframe"], "whatever the page holds, it is one attribute"
     assert framed_data(framed)["audio"] == "/here.mp3"
 
 
 def test_sounds_alone_leave_the_decoder_out(listener, upload, tmp_path):
-    heard = page_app.hear_one(listener, upload, tmp_path, False, 2.0)
+    heard = Heard.of(listener, upload, tmp_path, False, 2.0)
     assert heard.hearing.segments is None and len(heard.hearing.chances_NC) == 5
 
 
-def test_only_resolutions_that_the_head_can_give_are_offered(listener):
-    assert page_app.possible_resolutions(listener) == [0.4, 2.0, 10.0]  # 1 and 5 s are no multiples of 0.4 s
+def test_only_resolutions_that_the_head_can_give_are_offered(listener, monkeypatch):
+    assert page_app.possible_resolutions(listener) == [0.4, 0.8, 2.0, 4.0, 10.0]
+    monkeypatch.setattr(page_app, "RESOLUTIONS", (0.1, 1.0, 2.0))  # the head's step is 0.4 s
+    assert page_app.possible_resolutions(listener) == [2.0, 10.0]
 
 
 def test_trouble_is_one_line_of_text():
@@ -231,7 +234,7 @@ def app(listener, tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'whispertag[demo]'")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     (tmp_path / "made").mkdir()
-    return page_app.demo_app(listener, tmp_path / "made", "a <head>")
+    return page_app.demo_app(listener, tmp_path / "made")
 
 
 def test_the_app_answers_with_a_page_or_says_what_is_wrong(app, upload, tmp_path):

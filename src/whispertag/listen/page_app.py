@@ -8,16 +8,14 @@ import html
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from whispertag.listen.hearing import Hearing
     from whispertag.listen.listener import Listener
 
-RESOLUTIONS = (0.4, 1.0, 2.0, 5.0, 10.0)
+RESOLUTIONS = (0.4, 0.8, 2.0, 4.0, 10.0)
 DOWNLOADS = {"srt": "Captions, SRT", "vtt": "Captions, WebVTT", "json": "All, JSON", "html": "This, one page"}
 KEPT_SECONDS = 24 * 3600  # what was uploaded or made is then deleted, at the latest when the server ends
 STYLE = """
@@ -46,7 +44,7 @@ def _demo(options: argparse.Namespace) -> None:
     listener = load(options.model, options.backbone, _device(options.device))
     with tempfile.TemporaryDirectory(prefix="whispertag-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
-        page = demo_app(listener, Path(folder), Path(options.model).name)
+        page = demo_app(listener, Path(folder))
         try:
             page.launch(
                 server_name=options.host,
@@ -69,23 +67,13 @@ def launch_settings(gradio: Any, folder: Path) -> dict[str, Any]:
     return silent | {"theme": theme, "css": STYLE, "allowed_paths": [str(folder)], "footer_links": []}
 
 
-@dataclass
-class Heard:
-    """One recording of one visitor; `folder` holds the files made of it, among them the MP3 that the page plays."""
-
-    hearing: "Hearing"
-    peaks: list[int]
-    folder: Path
-
-    @property
-    def mp3(self) -> Path:
-        return self.folder / "heard.mp3"
-
-
-def demo_app(listener: "Listener", folder: Path, title: str) -> Any:
+def demo_app(listener: "Listener", folder: Path) -> Any:
     """→ gradio.Blocks, not yet launched. folder: where files may be made."""
+    from whispertag.listen.events import EventRules
+    from whispertag.listen.page_heard import Heard
+    from whispertag.model.weights import ASSETS
+
     gradio = _gradio()
-    task = listener.tagger.description.task
     speaks = listener.tagger.backbone.weights != "random"
     resolutions = possible_resolutions(listener)
 
@@ -97,7 +85,7 @@ def demo_app(listener: "Listener", folder: Path, title: str) -> Any:
         if not path:
             return None, trouble("Upload or record something first."), *_no_downloads(gradio)
         try:
-            heard = hear_one(listener, Path(path), folder, words and speaks, resolution, told)
+            heard = Heard.of(listener, Path(path), folder, words and speaks, resolution, told)
         except (ValueError, OSError, RuntimeError) as error:
             return None, trouble(str(error).replace(path, Path(path).name)), *_no_downloads(gradio)
         return heard, *show(heard, on)
@@ -105,20 +93,13 @@ def demo_app(listener: "Listener", folder: Path, title: str) -> Any:
     def show(heard: Heard | None, on: float):
         if heard is None:
             return gradio.skip(), *(gradio.skip() for _ in DOWNLOADS)
-        find_again(heard, task, on)
-        files = write_downloads(heard)
-        page = frame(heard, f"/gradio_api/file={quote(str(heard.mp3))}")
-        return page, *(gradio.update(value=str(file), interactive=True) for file in files)
+        heard.find_again(on)
+        page = heard.frame(f"/gradio_api/file={quote(str(heard.mp3))}")
+        return page, *(gradio.update(value=str(file), interactive=True) for file in heard.write(DOWNLOADS))
 
-    from whispertag.listen.events import EventRules
-    from whispertag.model.weights import ASSETS
-
-    with gradio.Blocks(
-        title=f"{title} – whispertag", analytics_enabled=False, delete_cache=(3600, KEPT_SECONDS)
-    ) as app:
-        gradio.Markdown(
-            f"## What is said, and what else is heard\n{html.escape(title)}, {len(listener.classes)} classes"
-        )
+    with gradio.Blocks(title="whispertag", analytics_enabled=False, delete_cache=(3600, KEPT_SECONDS)) as app:
+        about = f"{html.escape(Path(listener.tagger.backbone.name).name)}, {len(listener.classes)} classes"
+        gradio.Markdown(f"## What is said, and what else is heard\n{about}")
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=3, min_width=300):
                 audio = gradio.Audio(sources=["upload", "microphone"], type="filepath", label="Recording", buttons=[])
@@ -127,70 +108,20 @@ def demo_app(listener: "Listener", folder: Path, title: str) -> Any:
                 words = gradio.Checkbox(speaks, label="Words, not sounds alone", interactive=speaks)
                 choices = [(f"{r:g} s", r) for r in resolutions]
                 resolution = gradio.Dropdown(choices, value=_usual(resolutions), label="Resolution of sounds")
-                on = EventRules.for_task(task).on
+                on = EventRules.for_task(listener.tagger.description.task).on
                 threshold = gradio.Slider(0.01, 0.99, on, step=0.01, label="Least probability of a sound")
                 go = gradio.Button("Listen", variant="primary")
         state = gradio.State(None, time_to_live=KEPT_SECONDS)
         heard_html = gradio.HTML(elem_classes=["heard"], padding=False)
         with gradio.Row():
-            buttons = [
-                gradio.DownloadButton(text, size="sm", min_width=120, interactive=False) for text in DOWNLOADS.values()
-            ]
+            look = {"size": "sm", "min_width": 120, "interactive": False}
+            buttons = [gradio.DownloadButton(text, **look) for text in DOWNLOADS.values()]
         outputs = [heard_html, *buttons]
         go.click(hear, [audio, words, resolution, threshold], [state, *outputs], api_visibility="private")
-        threshold.release(show, [state, threshold], outputs, show_progress="hidden", api_visibility="private")
+        quietly = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+        threshold.change(show, [state, threshold], outputs, **quietly)
     app.queue(default_concurrency_limit=1)  # one model
     return app
-
-
-def hear_one(
-    listener: "Listener", path: Path, folder: Path, words: bool, resolution: float, progress: Any = None
-) -> Heard:
-    """Hear a file; raises ValueError or OSError for what cannot be heard."""
-    from whispertag.listen.page import waveform
-
-    hear = listener.transcribe if words else listener.tag
-    hearing = hear(str(path), resolution=resolution, progress=progress)
-    made = Path(tempfile.mkdtemp(dir=folder))
-    heard = Heard(hearing, [], made)
-    with open(heard.mp3, "w+b") as mp3:
-        heard.peaks = waveform(path, hearing.seconds, mp3)
-    hearing.name = path.name  # the visitor's; where it lies here is nobody's concern
-    return heard
-
-
-def find_again(heard: Heard, task: str, on: float) -> None:
-    """Events by another threshold, without listening anew."""
-    import numpy as np
-
-    from whispertag.listen.events import EventRules, find_sounds
-
-    hearing, rules = heard.hearing, EventRules.for_task(task, on=on)
-    chances_NC = np.nan_to_num(hearing.chances_NC)
-    hearing.sounds = find_sounds(chances_NC, hearing.resolution, hearing.seconds, hearing.classes, rules)
-
-
-def write_downloads(heard: Heard) -> list[Path]:
-    """One file each of DOWNLOADS."""
-    from whispertag.listen.captions import write_captions
-    from whispertag.listen.page import EMBED_SECONDS, as_url, timeline_html
-
-    paths = [heard.folder / f"{Path(heard.hearing.name).stem}.{format}" for format in DOWNLOADS]
-    for path, format in zip(paths, DOWNLOADS):
-        if format != "html":
-            write_captions(heard.hearing, format, path)
-            continue
-        audio = as_url(heard.mp3.read_bytes()) if heard.hearing.seconds <= EMBED_SECONDS else None
-        path.write_text(timeline_html(heard.hearing, heard.peaks, audio), encoding="utf-8")
-    return paths
-
-
-def frame(heard: Heard, audio: str) -> str:
-    """The page in a frame of its own: Gradio would run no script in it, and neither's style reaches the other."""
-    from whispertag.listen.page import timeline_html
-
-    page = html.escape(timeline_html(heard.hearing, heard.peaks, audio))
-    return f'<iframe title="what was heard" srcdoc="{page}"></iframe>'
 
 
 def trouble(message: str) -> str:

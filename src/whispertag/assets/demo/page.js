@@ -1,6 +1,6 @@
 
 // The position: where the recording plays, or would.
-const audio = $("#audio"), track = $(".wave .track"), scroll = $(".scroll");
+const audio = $("#audio"), track = $(".wave .track"), scroll = $(".scroll"), head = $("#head"), played = $(".played");
 let position = 0;
 let zoom = 1;
 let inList = false; // the reader scrolls the list: it stays where it is
@@ -8,24 +8,23 @@ let inList = false; // the reader scrolls the list: it stays where it is
 function show(seconds) {
   position = Math.max(0, Math.min(seconds, data.seconds));
   const share = position / data.seconds;
-  $(".inner").style.setProperty("--at", share.toFixed(6));
+  for (const node of [head, played]) node.style.setProperty("--at", share.toFixed(6)); // on .inner it would be every bar's too
   $("#clock").replaceChildren(make("b", {}, clock(position, 1)), ` / ${clock(data.seconds, 1)}`);
   track.setAttribute("aria-valuenow", position.toFixed(1));
   track.setAttribute("aria-valuetext", `${clock(position, 1)} of ${clock(data.seconds, 1)}`);
+  let latest = null;
   for (const item of items) {
     const now = position >= item.start && position < item.end && (position > 0 || !audio.paused);
     if (now === Boolean(item.now)) continue;
     item.now = now;
     for (const node of item.nodes) node.classList.toggle("now", now);
-    if (now && !audio.paused && !inList) {
-      const box = $("#heard");
-      box.scrollTo({ top: item.line.offsetTop - box.offsetTop - box.clientHeight / 3 });
-    }
+    if (now) latest = item;
   }
+  if (latest && !audio.paused && !inList) $("#heard").scrollTo({ top: latest.line.offsetTop - $("#heard").clientHeight / 3 });
 }
 
 function follow() { // when zoomed in, the place that plays stays in sight
-  const x = $("#head").offsetLeft, names = $(".name").offsetWidth;
+  const x = head.offsetLeft, names = $(".name").offsetWidth;
   if (x < scroll.scrollLeft + names || x > scroll.scrollLeft + scroll.clientWidth - 20) scroll.scrollLeft = x - names - (scroll.clientWidth - names) / 4;
 }
 
