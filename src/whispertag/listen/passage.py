@@ -12,15 +12,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from whispertag.audio import HOP_LENGTH, SAMPLE_RATE, SAMPLES_PER_POSITION
+from whispertag.listen.segments import FRAMES_PER_POSITION, Cut, Segment, cut_segments
 from whispertag.listen.speech import SpeechOptions
 from whispertag.listen.tape import WINDOW_FRAMES, MelTape
-from whispertag.listen.words import FRAMES_PER_SECOND, add_words, first_made_up, first_with_words, is_anomalous
+from whispertag.listen.words import FRAMES_PER_SECOND, add_words, skip_made_up
 from whispertag.model.joint import HeardWindow, Span
-
-FRAMES_PER_POSITION = SAMPLES_PER_POSITION // HOP_LENGTH
-SECONDS_PER_POSITION = SAMPLES_PER_POSITION / SAMPLE_RATE
-Segment = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ class Passage:
         if self.options.is_silence(result):
             return seek + n_frames
 
-        cut = self._cut(result, seek, n_frames)
+        cut = cut_segments(result, self._tokenizer, seek, n_frames)
         if not self.options.word_timestamps or self._place_words(cut, window):
             self._keep(cut.segments, result.temperature)
         return max(cut.next_seek, seek + 1)
@@ -161,52 +157,10 @@ class Passage:
         initial = self._tokens[: self._n_initial]
         return initial + self._tokens[max(self._n_initial, self._prompt_from) :][-room:]
 
-    def _cut(self, result: Any, seek: int, n_frames: int) -> "Cut":
-        """A window's tokens, between their time stamps."""
-        first_stamp, tokens = self._tokenizer.timestamp_begin, result.tokens
-        is_stamp = [token >= first_stamp for token in tokens]
-        closed = is_stamp[-2:] == [False, True]
-        begin = float(seek * HOP_LENGTH / SAMPLE_RATE)
-        cut = Cut([], seek, n_frames, seek + n_frames, closed)
-
-        def add(piece: list[int], start: float, end: float) -> None:
-            cut.segments.append(self._segment(result, seek, piece, start, end))
-
-        pairs = [i for i in range(1, len(tokens)) if is_stamp[i - 1] and is_stamp[i]]
-        if pairs:  # an end and a beginning: there the text is cut
-            ends = [*pairs, len(tokens)] if closed else pairs
-            for piece in (tokens[i:j] for i, j in zip([0, *ends], ends)):
-                positions = piece[0] - first_stamp, piece[-1] - first_stamp
-                add(piece, *(begin + p * SECONDS_PER_POSITION for p in positions))
-            if not closed:  # what was begun last is heard again, whole
-                cut.next_seek = seek + (tokens[ends[-1] - 1] - first_stamp) * FRAMES_PER_POSITION
-        else:
-            duration = n_frames * HOP_LENGTH / SAMPLE_RATE
-            stamps = [token for token, stamp in zip(tokens, is_stamp) if stamp]
-            if stamps and stamps[-1] != first_stamp:
-                duration = (stamps[-1] - first_stamp) * SECONDS_PER_POSITION
-            add(tokens, begin, begin + duration)
-        return cut
-
-    def _segment(self, result: Any, seek: int, tokens: list[int], start: float, end: float) -> Segment:
-        return {
-            "seek": seek,
-            "start": start,
-            "end": end,
-            "text": self._tokenizer.decode([token for token in tokens if token < self._tokenizer.eot]),
-            "tokens": tokens,
-            "temperature": result.temperature,
-            "avg_logprob": result.avg_logprob,
-            "compression_ratio": result.compression_ratio,
-            "no_speech_prob": result.no_speech_prob,
-        }
-
-    def _place_words(self, cut: "Cut", window: HeardWindow) -> bool:
+    def _place_words(self, cut: Cut, window: HeardWindow) -> bool:
         """Words onto the clock, and what was made up in silence out; False where the window is to be forgotten."""
         from whisper.utils import get_end
 
-        silence = self.options.hallucination_silence_threshold
-        begin, full_end = (float(f * HOP_LENGTH / SAMPLE_RATE) for f in (cut.seek, cut.seek + WINDOW_FRAMES))
         add_words(
             self.model,
             self._tokenizer,
@@ -217,23 +171,11 @@ class Passage:
             self._last_speech,
         )
         spoken_until = get_end(cut.segments)
-        if not cut.closed and spoken_until is not None and spoken_until > begin:
+        if not cut.closed and spoken_until is not None and spoken_until > cut.begin:
             cut.next_seek = round(spoken_until * FRAMES_PER_SECOND)
-            if silence is not None and full_end - spoken_until <= silence:
-                cut.next_seek = cut.seek + cut.n_frames
-        if silence is not None:
-            first = first_with_words(cut.segments)
-            if first and is_anomalous(first) and (gap := first["start"] - begin) > silence:
-                cut.next_seek = cut.seek + round(gap * FRAMES_PER_SECOND)  # heard again without the silence before
-                return False
-            duration = cut.n_frames * HOP_LENGTH / SAMPLE_RATE
-            i = first_made_up(cut.segments, begin, duration, full_end, self._last_speech, silence)
-            if i is not None:
-                made_up = cut.segments[i]
-                cut.next_seek = round(max(begin + 1, made_up["start"]) * FRAMES_PER_SECOND)
-                if self.tape.n_frames * HOP_LENGTH / SAMPLE_RATE - made_up["end"] < silence:
-                    cut.next_seek = self.tape.n_frames
-                del cut.segments[i:]
+        silence = self.options.hallucination_silence_threshold
+        if silence is not None and not skip_made_up(cut, spoken_until, self._last_speech, silence, self.tape.n_frames):
+            return False
         if (spoken_until := get_end(cut.segments)) is not None:
             self._last_speech = spoken_until
         return True
@@ -247,21 +189,6 @@ class Passage:
             self._tokens.extend(segment["tokens"])
         if not self.options.condition_on_previous_text or temperature > 0.5:
             self._prompt_from = len(self._tokens)
-
-
-@dataclass
-class Cut:
-    """The segments of a window.
-
-    next_seek  the frame where the next window begins
-    closed     its last segment ends with a time stamp: no speech came behind it
-    """
-
-    segments: list[Segment]
-    seek: int
-    n_frames: int
-    next_seek: int
-    closed: bool
 
 
 def _pad_frames(mel_MF: Tensor) -> Tensor:

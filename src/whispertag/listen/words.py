@@ -5,7 +5,9 @@ from typing import Any
 from torch import Tensor
 
 from whispertag.audio import HOP_LENGTH, SAMPLE_RATE
+from whispertag.listen.segments import Cut, Segment
 from whispertag.listen.speech import SpeechOptions
+from whispertag.listen.tape import WINDOW_FRAMES
 
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
 PUNCTUATION = "\"'“¿([{-\"'.。,，!！?？:：”)]}、"
@@ -27,7 +29,7 @@ class Aligner:
 def add_words(
     model: Any,
     tokenizer: Any,
-    segments: list[dict[str, Any]],
+    segments: list[Segment],
     features_PD: Tensor,
     n_frames: int,
     options: SpeechOptions,
@@ -48,7 +50,7 @@ def add_words(
     )
 
 
-def is_anomalous(segment: dict[str, Any] | None) -> bool:
+def is_anomalous(segment: Segment | None) -> bool:
     """Whether the segment's first words are so improbable, short or long that it may be made up."""
     if segment is None or not segment["words"]:
         return False
@@ -66,28 +68,51 @@ def _oddity(word: dict[str, Any]) -> float:
     )
 
 
-def first_with_words(segments: list[dict[str, Any]]) -> dict[str, Any] | None:
+def skip_made_up(cut: Cut, spoken_until: float | None, last_speech: float, silence: float, n_frames: int) -> bool:
+    """Take text out that stands alone in silence, and set where the next window begins; False: forget the window.
+
+    spoken_until, last_speech  where words end, in this window and before it; silence: how long a pause must be (seconds)
+    n_frames                   of the recording
+    """
+    window_end = float((cut.seek + WINDOW_FRAMES) * HOP_LENGTH / SAMPLE_RATE)
+    if (
+        not cut.closed
+        and spoken_until is not None
+        and cut.begin < spoken_until
+        and window_end - spoken_until <= silence
+    ):
+        cut.next_seek = cut.seek + cut.n_frames
+    first = _first_with_words(cut.segments)
+    if first and is_anomalous(first) and (gap := first["start"] - cut.begin) > silence:
+        cut.next_seek = cut.seek + round(gap * FRAMES_PER_SECOND)  # heard again without the silence before
+        return False
+    i = _first_made_up(cut, window_end, last_speech, silence)
+    if i is not None:
+        made_up = cut.segments[i]
+        cut.next_seek = round(max(cut.begin + 1, made_up["start"]) * FRAMES_PER_SECOND)
+        if n_frames * HOP_LENGTH / SAMPLE_RATE - made_up["end"] < silence:
+            cut.next_seek = n_frames
+        del cut.segments[i:]
+    return True
+
+
+def _first_with_words(segments: list[Segment]) -> Segment | None:
     return next((segment for segment in segments if segment["words"]), None)
 
 
-def first_made_up(
-    segments: list[dict[str, Any]], begin: float, duration: float, window_end: float, last_speech: float, silence: float
-) -> int | None:
-    """Index of the first anomalous segment that has silence, or other anomalies, on both sides; seconds throughout.
-
-    begin, duration  of what the window heard
-    window_end       where a full window would end
-    silence          how long a pause must be to count
-    """
+def _first_made_up(cut: Cut, window_end: float, last_speech: float, silence: float) -> int | None:
+    """Index of the first anomalous segment that has silence, or other anomalies, on both sides."""
     speech_end = last_speech
-    for i, segment in enumerate(segments):
+    for i, segment in enumerate(cut.segments):
         if not segment["words"]:
             continue
         if is_anomalous(segment):
-            following = first_with_words(segments[i + 1 :])
-            following_begin = following["words"][0]["start"] if following else begin + duration
+            following = _first_with_words(cut.segments[i + 1 :])
+            following_begin = following["words"][0]["start"] if following else cut.begin + cut.duration
             alone_before = (
-                segment["start"] - speech_end > silence or segment["start"] < silence or segment["start"] - begin < 2.0
+                segment["start"] - speech_end > silence
+                or segment["start"] < silence
+                or segment["start"] - cut.begin < 2.0
             )
             alone_behind = (
                 following_begin - segment["end"] > silence

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from whispertag.audio import SAMPLES_PER_POSITION
 from whispertag.data.module import ClipData
-from whispertag.listen.passage import FRAMES_PER_POSITION
+from whispertag.listen.segments import FRAMES_PER_POSITION
 from whispertag.listen.tape import WINDOW_FRAMES, MelTape
 from whispertag.listen.timeline import Timeline
 from whispertag.model.backbone import WhisperBackbone
