@@ -84,7 +84,7 @@ def test_a_head_alone_takes_states_of_any_number_of_clips_and_steps(tmp_path, ca
 def test_a_wave_is_heard_as_the_tagger_hears_it(tmp_path, whisper_file, waves):
     options = {"time": "mean", "layer": "softmax", "first": "layer"}
     path = head_file(tmp_path / "head.safetensors", options, "multiclass", name=str(whisper_file), layers=[0])
-    tagger = load_tagger(path)
+    tagger, waves = load_tagger(path), waves[1:4]  # tones, and noise that is very quiet
     export_onnx(path, tmp_path / "w.onnx")
     for n_samples in (160_000, 51_234, 6_400):
         probabilities_BC, states_BLTD = run(tmp_path / "w.onnx", wave=waves[:, :n_samples])
@@ -116,6 +116,7 @@ def test_a_mel_of_a_padded_clip_gives_the_tags_of_the_clip(tmp_path, whisper_fil
 
 def test_a_file_that_differs_from_pytorch_is_refused_and_the_old_one_stays(tmp_path, monkeypatch):
     path, file = head_file(tmp_path / "head.safetensors", MEAN), tmp_path / "states.onnx"
+    (tmp_path / "states.onnx.data").write_bytes(b"weights of an earlier export, which nothing reads any more")
     assert export_onnx(path, file, "states") < 1e-5
     before, graph = file.read_bytes(), graph_of(path, "states").eval()
     bias_C = graph.head.classify[1].bias.data
@@ -143,9 +144,6 @@ def test_weights_that_do_not_fit_into_one_file_lie_beside_it(tmp_path, monkeypat
     assert close(run(moved / "a.onnx", states=states_BLTD)[0], head(states_BLTD).sigmoid())
     with pytest.raises(Exception, match="Expected: 25"):  # learnt weights of 25 steps
         run(moved / "a.onnx", states=states_BLTD[:, :, :20])
-    monkeypatch.undo()
-    export_onnx(path, moved / "a.onnx", "states")
-    assert [p.name for p in moved.iterdir()] == ["a.onnx"], "no weights that nothing reads"
 
 
 @pytest.mark.parametrize("line, message", [
