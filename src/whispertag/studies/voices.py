@@ -83,7 +83,7 @@ def _background(rng: Rng, noises: Noises, n: int) -> tuple[np.ndarray, list[str]
         return synth.SOUNDS[name](rng, n), [name]
     if kind < 0.6:
         return synth.clip(int(rng.integers(2**31)), 0, seconds=n / SAMPLE_RATE)
-    wave_S, name = noises[rng.integers(len(noises))]
+    wave_S, name = noises[int(rng.integers(len(noises)))]
     return tile(np.roll(wave_S, int(rng.integers(len(wave_S)))), n), [name]
 
 
@@ -97,7 +97,7 @@ def _talk(rng: Rng, spoken: Sequence[Utterance], n: int) -> np.ndarray:
     wave_S = np.zeros(n, np.float32)
     at, end = np.sort(rng.integers(0, [n // 2, n]))
     while True:
-        part_S = spoken[rng.integers(len(spoken))].wave_S[: n - at]
+        part_S = spoken[int(rng.integers(len(spoken)))].wave_S[: n - at]
         wave_S[at : at + len(part_S)] += part_S
         at += len(part_S) + int(rng.uniform(0.1, 1.5) * SAMPLE_RATE)
         if at >= end:
