@@ -63,7 +63,7 @@ def _common(parser: argparse.ArgumentParser, format: str) -> None:
     parser.add_argument("--resolution", type=float, metavar="SECONDS", help="of sounds (what the head was trained on)")
     parser.add_argument("--together", type=int, default=16, metavar="N", help="recordings in one batch (16)")
     parser.add_argument(
-        "--format", type=_names, default=[format], metavar="LIST", help=f"srt,vtt,txt,tsv,json,csv,rows.csv ({format})"
+        "--format", type=_names, default=[format], metavar="LIST", help=f"srt,vtt,txt,tsv,json,csv,rows.csv,html ({format})"
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where files go; without it, to standard output")
     parser.add_argument("--skip", action="store_true", help="leave out recordings whose files are there already")
@@ -121,7 +121,7 @@ def _run(options: argparse.Namespace, hear: Callable[..., "Iterator[tuple[int, H
     if not options.out and len(options.format) > 1:
         raise ValueError("several formats are several files: say with --out into which folder")
     recordings = _recordings(options)
-    listener = load(options.model, options.backbone, _device(options.device))
+    listener = load(options.model, options.backbone, device_of(options.device))
     failures: list[str] = []
     begun = False
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -202,7 +202,8 @@ def _rules(options: argparse.Namespace, listener: "Listener") -> "EventRules":
     return rules
 
 
-def _device(name: str | None) -> str:
+def device_of(name: str | None) -> str:
+    """A device by name; None: a GPU if there is one. Raises ValueError for one that is not here."""
     import torch
 
     if name is None:

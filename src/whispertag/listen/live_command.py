@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from whispertag.listen.listening import SPEECH, STDIN, _device, _names, _rules
+from whispertag.listen.listening import SPEECH, STDIN, device_of, _names, _rules
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +81,7 @@ def _live(options: argparse.Namespace) -> int:
     from whispertag.listen.live import listen_live
     from whispertag.listen.live_sources import until
 
-    listener = load(options.model, options.backbone, _device(options.device))
+    listener = load(options.model, options.backbone, device_of(options.device))
     with _stopping() as stop, _blocks(options) as blocks:
         updates = listen_live(
             listener,

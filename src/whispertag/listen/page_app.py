@@ -38,10 +38,10 @@ def add_commands(commands: Any) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     from whispertag.listen.listener import load
-    from whispertag.listen.listening import _device
+    from whispertag.listen.listening import device_of
 
     gradio = _gradio()
-    listener = load(options.model, options.backbone, _device(options.device))
+    listener = load(options.model, options.backbone, device_of(options.device))
     with tempfile.TemporaryDirectory(prefix="whispertag-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         page = demo_app(listener, Path(folder))
