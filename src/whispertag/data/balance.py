@@ -28,7 +28,7 @@ class Balance:
     rate_C  per class, so scaled that over a whole pass one clip in `reads` is passed on
     """
 
-    rate_C: np.ndarray  # noqa: N815
+    rate_C: np.ndarray
 
     @classmethod
     def of(cls, labels: Counter[str], n_clips: int, classes: ClassTable, reads: float = 1.0) -> "Balance":

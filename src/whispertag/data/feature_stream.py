@@ -39,7 +39,7 @@ class OpenPart:
         self._classes = classes
 
     @cached_property
-    def labels_NC(self) -> np.ndarray:  # noqa: N802
+    def labels_NC(self) -> np.ndarray:
         """Raises UnknownLabel if the class table lacks one."""
         labels_NC = np.zeros((len(self._labels), len(self._classes)), np.float32)
         for i, names in enumerate(self._labels):

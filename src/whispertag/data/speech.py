@@ -30,7 +30,7 @@ class Utterance:
     """A few words in one go: wave_S and who says them."""
 
     words: tuple[str, ...]
-    wave_S: np.ndarray  # noqa: N815
+    wave_S: np.ndarray
     speaker: str
     take: int = 0
 

@@ -63,7 +63,11 @@ def _common(parser: argparse.ArgumentParser, format: str) -> None:
     parser.add_argument("--resolution", type=float, metavar="SECONDS", help="of sounds (what the head was trained on)")
     parser.add_argument("--together", type=int, default=16, metavar="N", help="recordings in one batch (16)")
     parser.add_argument(
-        "--format", type=_names, default=[format], metavar="LIST", help=f"srt,vtt,txt,tsv,json,csv,rows.csv,html ({format})"
+        "--format",
+        type=_names,
+        default=[format],
+        metavar="LIST",
+        help=f"srt,vtt,txt,tsv,json,csv,rows.csv,html ({format})",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where files go; without it, to standard output")
     parser.add_argument("--skip", action="store_true", help="leave out recordings whose files are there already")

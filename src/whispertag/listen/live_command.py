@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from whispertag.listen.listening import SPEECH, STDIN, device_of, _names, _rules
+from whispertag.listen.listening import SPEECH, STDIN, _names, _rules, device_of
 
 if TYPE_CHECKING:
     import numpy as np

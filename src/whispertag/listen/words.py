@@ -71,7 +71,8 @@ def _oddity(word: dict[str, Any]) -> float:
 def skip_made_up(cut: Cut, spoken_until: float | None, last_speech: float, silence: float, n_frames: int) -> bool:
     """Take text out that stands alone in silence, and set where the next window begins; False: forget the window.
 
-    spoken_until, last_speech  where words end, in this window and before it; silence: how long a pause must be (seconds)
+    spoken_until, last_speech  where words end, in this window and before it: seconds
+    silence                    how long a pause must be: seconds
     n_frames                   of the recording
     """
     window_end = float((cut.seek + WINDOW_FRAMES) * HOP_LENGTH / SAMPLE_RATE)

@@ -41,8 +41,8 @@ class Probed:
     """
 
     layers: list[int]
-    right_LN: np.ndarray  # noqa: N815
-    f1_LC: np.ndarray  # noqa: N815
+    right_LN: np.ndarray
+    f1_LC: np.ndarray
     classes: tuple[str, ...]
 
 
