@@ -176,6 +176,7 @@ MEANS = """
   seen.rows = all("#groups tbody tr").map((row) => [...row.cells].map((cell) => cell.textContent));
   seen.note = document.querySelector("#groups .note").textContent;
   seen.points = all("#costs figure:first-child .point").length;
+  seen.small = [1.792e-6, 0.005, 1234.5, 0].map((value) => figure(value));
   seen.summary = document.querySelector("#summary").textContent;
   seen.troubles = all("#unreadable li").map((item) => item.textContent);
   seen.intervals = all("#costs figure:first-child .interval").length;
@@ -199,8 +200,9 @@ def test_means_are_shown_with_their_intervals(tmp_path):
     )
     assert less < 0 and seen["rows"][i][4] == f"{less:.4f}{low:+.4f} – {high:+.4f}".replace("-", "−")
     assert f"; best mean mAP {mean:.4f} with head={groups[0].settings['head']}, layers=all" in seen["summary"]
+    assert seen["small"] == ["1.792e−6", "0.005", "1,235", "0"]
     assert [text[:20] for text in seen["troubles"]] == ["2 × no result.json: "]
-    assert seen["note"].endswith("with 95 % intervals (Student) over seed.")
+    assert "with 95 % intervals (Student) over seed; minus layers=all: pair by pair" in seen["note"]
     assert seen["points"] == sum("mAP" in g.metrics for g in groups)
     assert seen["intervals"] == sum(g.n_units > 1 for g in groups)
     assert seen["pointsOfRuns"] == sum(g.n_done for g in groups)

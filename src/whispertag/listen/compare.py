@@ -90,7 +90,7 @@ def _show(study: "Study", groups: "Sequence[Group]", options: argparse.Namespace
     from rich.table import Table
     from rich.text import Text
 
-    from whispertag.runs.columns import group_columns, run_columns
+    from whispertag.runs.columns import group_columns, run_columns, said
     from whispertag.runs.rows import shown
 
     console = Console(width=None if sys.stdout.isatty() else 10_000)
@@ -114,7 +114,8 @@ def _show(study: "Study", groups: "Sequence[Group]", options: argparse.Namespace
     if groups:
         first, *others = options.group
         over = f", each averaged over {', '.join(others)} first" if others else ""
-        print(f"mean and 95 % interval (Student) over {first}{over}; the best first")
+        pairs = f"; minus {said(options.against)}: pair by pair, of the runs that both have" if options.against else ""
+        print(f"mean and 95 % interval (Student) over {first}{over}{pairs}; the best first")
     if study.implied and not options.markdown:
         print(f"these differ too, as the columns do: {', '.join(study.implied)}")
     for run in study.runs:

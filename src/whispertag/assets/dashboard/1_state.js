@@ -27,6 +27,7 @@ function figure(value, digits = 4) {
   if (value === null || value === undefined) return "";
   if (Number.isInteger(value)) return value.toLocaleString("en-US");
   if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en-US");
+  if (Math.abs(value) < 1e-4) return (+value.toPrecision(digits)).toExponential().replace("-", "−");
   return String(+value.toPrecision(digits));
 }
 const score = (value) => (value === null || value === undefined ? "" : value.toFixed(4));

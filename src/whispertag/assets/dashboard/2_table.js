@@ -66,7 +66,8 @@ function groupTable() {
   const [of, ...over] = study.by;
   $("#groups").hidden = false;
   $("#groups .note").textContent = `Means of runs that differ in ${study.by.join(", ")} alone, with 95 % intervals (Student) over ${of}`
-    + (over.length ? `, each averaged over ${over.join(", ")} first.` : ".");
+    + (over.length ? `, each averaged over ${over.join(", ")} first` : "")
+    + (study.against ? `; minus ${study.against}: pair by pair, of the runs that both have.` : ".");
   const withInterval = (name, of, show) => ({ ...numeric(name, (group) => of(group)?.[0], show), cell: (group) => {
     const [value, low, high] = of(group) ?? [];
     return make("td", { class: "number" }, make("b", {}, show(value)), make("span", { class: "interval" }, low == null ? "" : `${show(low)} – ${show(high)}`));
