@@ -5,14 +5,14 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from whispertag.listen import compare, datasets, export, listening, page_app, published
+from whispertag.listen import compare, datasets, export, listening, live_command, page_app, published
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """→ exit code: 0 done, 1 an error (one line on stderr), 2 wrong usage (argparse), 130 Ctrl-C."""
     parser = argparse.ArgumentParser("whispertag", description="Sounds and words, heard by one frozen Whisper.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for part in (listening, page_app, datasets, compare, export, published):
+    for part in (listening, live_command, page_app, datasets, compare, export, published):
         part.add_commands(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

@@ -101,13 +101,15 @@ def _live(options: argparse.Namespace) -> int:
             else:
                 for line in lines(update):
                     print(line, flush=True)
-            live = options.mic is not None or options.follow or options.file == STDIN
-            if live and update.behind >= told:
+            if update.behind >= told and not _is_whole(options):
                 log.warning("whispertag: %.0f s behind; try a longer --every or --sounds-only", update.behind)
                 told = 2 * update.behind
-            elif update.behind < BEHIND:
-                told = BEHIND
-    return 0
+    return 130 if stop.is_set() and _is_whole(options) else 0
+
+
+def _is_whole(options: argparse.Namespace) -> bool:
+    """Whether it is a recording, which has an end, and is not too late for anything."""
+    return options.mic is None and not options.follow and Path(options.file).is_file()
 
 
 def lines(update: "Update") -> Iterator[str]:
@@ -134,7 +136,7 @@ def _blocks(options: argparse.Namespace) -> "Iterator[Iterable[np.ndarray]]":
             yield microphone
         return
     path = Path(options.file)
-    if path.is_file() and not (options.raw or options.follow):
+    if _is_whole(options) and not options.raw:
         yield in_background(wave_blocks(path))
         return
     with _opened(path, options.follow) as file:
