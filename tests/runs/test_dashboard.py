@@ -176,6 +176,7 @@ MEANS = """
   seen.rows = all("#groups tbody tr").map((row) => [...row.cells].map((cell) => cell.textContent));
   seen.note = document.querySelector("#groups .note").textContent;
   seen.points = all("#costs figure:first-child .point").length;
+  seen.crossed = all("#heat select").map((select) => select.value);
   seen.small = [1.792e-6, 0.005, 1234.5, 0].map((value) => figure(value));
   seen.summary = document.querySelector("#summary").textContent;
   seen.troubles = all("#unreadable li").map((item) => item.textContent);
@@ -200,12 +201,25 @@ def test_means_are_shown_with_their_intervals(tmp_path):
     )
     assert less < 0 and seen["rows"][i][4] == f"{less:.4f}{low:+.4f} – {high:+.4f}".replace("-", "−")
     assert f"; best mean mAP {mean:.4f} with head={groups[0].settings['head']}, layers=all" in seen["summary"]
+    assert seen["crossed"] == ["head", "layers"]
     assert seen["small"] == ["1.792e−6", "0.005", "1,235", "0"]
     assert [text[:20] for text in seen["troubles"]] == ["2 × no result.json: "]
     assert "with 95 % intervals (Student) over seed; minus layers=all: pair by pair" in seen["note"]
     assert seen["points"] == sum("mAP" in g.metrics for g in groups)
     assert seen["intervals"] == sum(g.n_units > 1 for g in groups)
     assert seen["pointsOfRuns"] == sum(g.n_done for g in groups)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+def test_the_heat_map_begins_with_the_fullest_table(tmp_path):
+    for head, dim, fold in [("a", 1, 1), ("a", 1, 2), ("b", 2, 1), ("b", 2, 2)]:
+        fake.result(
+            tmp_path / "runs" / f"{head}{fold}",
+            overrides=[f"head={head}", f"head.dim={dim}", f"data.fold={fold}"],
+            config={"head": {"dim": dim, "time": head}, "data": {"fold": fold}},
+        )
+    script = "seen.crossed = all('#heat select').map((select) => select.value);"
+    assert in_chromium(page_of(tmp_path), script, tmp_path)["crossed"] == ["head", "data.fold"]
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")

@@ -24,7 +24,7 @@ function scale(values, from, to, canLog) {
   const at = (v) => from + (f(v) - a) / (b - a) * (to - from);
   return { at, ticks: ticks.filter((t) => f(t) >= a && f(t) <= b) };
 }
-const short = (v) => Math.abs(v) >= 1e6 ? `${+(v / 1e6).toPrecision(3)}M` : Math.abs(v) >= 1e4 ? `${+(v / 1e3).toPrecision(3)}k` : String(+v.toPrecision(4));
+const short = (v) => Math.abs(v) >= 1e6 ? `${+(v / 1e6).toPrecision(3)}M` : Math.abs(v) >= 1e4 ? `${+(v / 1e3).toPrecision(3)}k` : v && Math.abs(v) < 1e-3 ? (+v.toPrecision(4)).toExponential().replace("-", "−") : String(+v.toPrecision(4));
 
 function frame(x, y, name, width = WIDTH, height = HEIGHT) {
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name, tabindex: "0" });
@@ -120,7 +120,10 @@ function heat() {
   const keys = study.differs.filter((k) => valuesOf(k).length > 1);
   if (keys.length < 2) return;
   let down = keys.includes("head") ? "head" : keys[0];
-  let across = keys.includes("layers") && down !== "layers" ? "layers" : keys.find((k) => k !== down);
+  // The fuller the table, the more it says.
+  const full = (k) => new Set(runs.map((run) => JSON.stringify([run.settings[down], run.settings[k]]))).size / valuesOf(k).length;
+  const fullest = keys.filter((k) => k !== down).sort((a, b) => full(b) - full(a))[0];
+  let across = keys.includes("layers") && down !== "layers" ? "layers" : fullest;
   $("#heat").hidden = false;
   const draw = () => {
     const done = visible.filter((run) => run.status === "done" && run.metrics[study.metric] != null);
