@@ -12,7 +12,16 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from whispertag.listen.listening import SPEECH, STDIN, _names, _rules, device_of
+from whispertag.listen.arguments import (
+    add_events,
+    add_head,
+    add_speech,
+    event_rules,
+    gate_of,
+    open_listener,
+    speech_options,
+)
+from whispertag.listen.files import STDIN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,13 +48,11 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--raw", action="store_true", help="samples of 16 bits, little-endian, without a header")
     parser.add_argument("--rate", type=int, default=16_000, metavar="HZ", help="of raw samples (16000)")
     parser.add_argument("--channels", type=int, default=1, metavar="N", help="of raw samples (1)")
-    parser.add_argument("--model", required=True, help="head.safetensors, a run's folder, or whisper-at:large-v2")
-    parser.add_argument("--backbone", help="its Whisper, if it is not where it was: a checkpoint or a folder")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (a GPU if there is one)")
+    add_head(parser)
     parser.add_argument(
         "--every", type=float, metavar="SECONDS", help="how often sounds are told (a second, or almost)"
     )
-    parser.add_argument("--resolution", type=float, metavar="SECONDS", help="of how long a stretch (as --every)")
+    parser.add_argument("--resolution", type=float, metavar="SECONDS", help="of how long a stretch (three, or almost)")
     parser.add_argument("--sounds-only", action="store_true", help="no words: the decoder never runs")
     parser.add_argument(
         "--wait",
@@ -55,44 +62,27 @@ def add_commands(commands: Any) -> None:
         help="after so long, words are told at the next pause (30)",
     )
     parser.add_argument("--json", action="store_true", help="a line of JSON for all that is new")
-    events = parser.add_argument_group("what makes a sound an event, as for `transcribe`")
-    for name in ("--on", "--off", "--merge-gap", "--min-seconds"):
-        events.add_argument(name, type=float)
-    events.add_argument("--thresholds", type=Path, metavar="CSV")
-    events.add_argument("--top", type=int, metavar="N")
-    for name in ("--only", "--without"):
-        events.add_argument(name, type=_names, metavar="CLASSES")
-    speech = parser.add_argument_group("as openai-whisper has them")
-    for name, how in SPEECH.items():
-        if name != "clip_timestamps":
-            speech.add_argument(f"--{name.replace('_', '-')}", **how)
-    gate = parser.add_argument_group("where the head hears no voice, nobody spoke")
-    gate.add_argument("--gate", choices=("drop", "mark"), help="what to do with text there")
-    gate.add_argument(
-        "--gate-threshold", type=float, default=0.1, metavar="P", help="least probability of a voice (0.1)"
-    )
-    gate.add_argument("--voices", type=_names, metavar="CLASSES", help="which classes are voices (speech and song)")
+    add_events(parser)
+    add_speech(parser, "clip_timestamps")
     parser.set_defaults(run=_live, again="what had been heard is told")
 
 
 def _live(options: argparse.Namespace) -> int:
-    from whispertag.listen.gate import Gate
-    from whispertag.listen.listener import load
     from whispertag.listen.live import listen_live
     from whispertag.listen.live_sources import until
 
-    listener = load(options.model, options.backbone, device_of(options.device))
+    gate, listener = gate_of(options), open_listener(options)
     with _stopping() as stop, _blocks(options) as blocks:
         updates = listen_live(
             listener,
             until(stop, blocks),
             options.every,
             options.resolution,
-            _rules(options, listener),
+            event_rules(options, listener),
             not options.sounds_only,
             options.wait,
-            Gate(options.gate, options.gate_threshold, options.voices) if options.gate else None,
-            **{n: value for n in SPEECH if (value := getattr(options, n, None)) is not None},
+            gate,
+            **speech_options(options),
         )
         told = BEHIND
         for update in updates:

@@ -19,19 +19,25 @@ class Ears:
     """Every `every` seconds the backbone hears the newest clip, as long as those the head was trained on; the head is
     asked about the newest `resolution` seconds of it, which were heard with the past before them.
 
-    every       seconds, a multiple of the head's step; None: as many as make a second, or almost
-    resolution  seconds, a multiple too; None: `every`, or a whole clip if the head has a weight for each step of it
+    every       seconds, a multiple of the head's step; None: a second, or almost
+    resolution  seconds, a multiple too; None: three, or almost; a whole clip if the head has a weight for each step of
+                it. The shorter, the sooner it is known that a sound has ended, and the more sounds are missed
     """
 
     def __init__(self, tagger: SoundTagger, every: float | None = None, resolution: float | None = None):
         self._backbone = tagger.backbone
         step = self._backbone.pool / POSITIONS_PER_SECOND
-        n_steps = round(every / step) if every else max(1, int(1 / step + 1e-6))
+
+        def almost(seconds: float) -> int:
+            return max(1, int(seconds / step + 1e-6))
+
+        n_steps = round(every / step) if every else almost(1)
         if n_steps < 1 or (every and abs(n_steps * step - every) > 1e-6):
             raise ValueError(f"every={every:g}: give a multiple of {step:g} s, the step of this head")
         clip = self._backbone.n_steps(tagger.description.clip_seconds)
         self.every = n_steps * step
-        self.resolution = resolution or (clip * step if tagger.head.counts_steps else self.every)
+        usual = clip if tagger.head.counts_steps else max(n_steps, min(clip, almost(3)))
+        self.resolution = resolution or usual * step
         if not self.every <= self.resolution + 1e-6 <= clip * step + 2e-6:
             raise ValueError(
                 f"resolution={self.resolution:g}: give {self.every:g} s (every) to {clip * step:g} s, "

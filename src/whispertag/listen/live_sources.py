@@ -106,6 +106,7 @@ class Growing(io.RawIOBase):
     def __init__(self, path: str | os.PathLike[str], patience: float = float("inf")):
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 — closed with this
         self.name, self._patience = os.fspath(path), patience
+        self._whole = False
 
     def readable(self) -> bool:
         return True
@@ -116,7 +117,8 @@ class Growing(io.RawIOBase):
         while not (n := self._file.readinto(buffer)):
             if os.fstat(self._file.fileno()).st_size < self._file.tell():
                 raise AudioError("was cut off while it was listened to")
-            if time.monotonic() - waited_from >= self._patience:
+            if self._whole or time.monotonic() - waited_from >= self._patience:
+                self._whole = True  # decoders ask several times
                 break
             time.sleep(POLL_SECONDS / 2)
         return n or 0
