@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from whispertag.listen.arguments import add_head, open_listener
+
 if TYPE_CHECKING:
     from whispertag.listen.listener import Listener
 
@@ -28,20 +30,15 @@ footer { display: none !important; } .heard .html-container { padding: 0 !import
 
 def add_commands(commands: Any) -> None:
     demo = commands.add_parser("demo", help="a page in the browser: record or upload, and see what is heard")
-    demo.add_argument("--model", required=True, help="head.safetensors, a run's folder, or whisper-at:large-v2")
-    demo.add_argument("--backbone", help="its Whisper, if it is not where it was: a checkpoint or a folder")
-    demo.add_argument("--device", help="cpu, cuda, cuda:1 … (a GPU if there is one)")
+    add_head(demo)
     demo.add_argument("--port", type=int, default=7860)
     demo.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in, unasked (127.0.0.1)")
     demo.set_defaults(run=_demo, again="the page is gone")
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from whispertag.listen.listener import load
-    from whispertag.listen.listening import device_of
-
     gradio = _gradio()
-    listener = load(options.model, options.backbone, device_of(options.device))
+    listener = open_listener(options)
     with tempfile.TemporaryDirectory(prefix="whispertag-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         page = demo_app(listener, Path(folder))
