@@ -73,6 +73,15 @@ def test_what_is_labelled_speech_holds_a_voice(monkeypatch):
             assert (share > 0.5) == (labels == [SPEECH])
 
 
+def test_a_recording_that_is_mostly_silence_is_taken_where_it_sounds():
+    bark = np.zeros(80_000, np.float32)
+    bark[1000:2000] = 0.3
+    voice = voices.Utterance(("la",), tone(1.0), "s")
+    made = [training_clip(np.random.default_rng(i), [voice], [(bark, "dog")], 8000) for i in range(40)]
+    assert sum("dog" in labels for _, labels in made) > 5
+    assert all(np.isfinite(wave_S).all() and (labels == [SILENCE] or wave_S.any()) for wave_S, labels in made)
+
+
 @needs_espeak
 def test_trials_are_of_all_kinds(material):
     made = trials(**material, cache=Path("cache"), n=2, seed=0)

@@ -84,7 +84,8 @@ def _background(rng: Rng, noises: Noises, n: int) -> tuple[np.ndarray, list[str]
     if kind < 0.6:
         return synth.clip(int(rng.integers(2**31)), 0, seconds=n / SAMPLE_RATE)
     wave_S, name = noises[int(rng.integers(len(noises)))]
-    return tile(np.roll(wave_S, int(rng.integers(len(wave_S)))), n), [name]
+    loud = np.flatnonzero(np.abs(wave_S) > 0.1 * np.abs(wave_S).max())  # some recordings are mostly digital silence
+    return tile(np.roll(wave_S, -int(rng.choice(loud))), n), [name]
 
 
 def near_silence(rng: Rng, n: int) -> np.ndarray:
