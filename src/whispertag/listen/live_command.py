@@ -137,11 +137,12 @@ def _blocks(options: argparse.Namespace) -> "Iterator[Iterable[np.ndarray]]":
 
 
 def _opened(path: Path, follow: float | None) -> Any:
+    """Unbuffered: a buffer's lock, held by a thread that waits for sound, would keep the command from ending."""
     from whispertag.listen.live_sources import Growing
 
     if str(path) == STDIN:
-        return nullcontext(sys.stdin.buffer)
-    return Growing(path, follow) if follow else open(path, "rb")
+        return nullcontext(sys.stdin.buffer.raw)  # type: ignore[union-attr]
+    return Growing(path, follow) if follow else open(path, "rb", buffering=0)
 
 
 @contextmanager
