@@ -138,7 +138,7 @@ def test_many_recordings_are_heard_as_each_alone(listener, speech):
 
 def test_every_window_is_encoded_once(listener, speech, monkeypatch):
     passes = []
-    encode = type(listener._complete().encoder.conv1).forward
+    encode = type(listener.whole_whisper().encoder.conv1).forward
     monkeypatch.setattr(
         type(listener._whisper.encoder.conv1), "forward", lambda self, x: passes.append(self) or encode(self, x)
     )

@@ -253,7 +253,7 @@ def test_what_was_said_is_not_kept_and_yet_known(listener, speech, monkeypatch):
     whole = listener.transcribe(speech, **options)
     live = text_of(list(listen_live(listener, [speech], 10.0, **options)))
     assert live == [(s["id"], s["start"], s["end"], s["text"]) for s in whole.segments]
-    room = listener._complete().dims.n_text_ctx
+    room = listener.whole_whisper().dims.n_text_ctx
     assert sum(len(s["tokens"]) for s in whole.segments) > room + 30 and max(kept) == room
 
 

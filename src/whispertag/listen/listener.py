@@ -120,7 +120,7 @@ class Listener:
         """
         options = SpeechOptions.of(**speech)
         self._rows(resolution)  # raises before anything is heard
-        model = self._complete()
+        model = self.whole_whisper()
         fp16 = self.tagger.device.type == "cuda"
         underway: dict[Passage, tuple[int, str, Rows]] = {}
 
@@ -163,7 +163,7 @@ class Listener:
         sounds = find_sounds(audible_NC, rows.resolution, seconds, self.classes, rules)
         return Hearing(name, seconds, self.classes, rows.resolution, chances_NC, sounds)
 
-    def _complete(self) -> Any:
+    def whole_whisper(self) -> Any:
         """The whole Whisper; its encoder takes the place of the backbone's, which may end early."""
         if self._whisper is None:
             backbone = self.tagger.backbone

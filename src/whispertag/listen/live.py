@@ -85,7 +85,7 @@ def listen_live(
     options = SpeechOptions.of(**speech)
     ears = Ears(listener.tagger, every, resolution)
     events = Events(ears.every, listener.classes, rules or EventRules.for_task(listener.tagger.description.task))
-    scribe = Scribe(listener._complete(), listener.tagger, options, wait, gate) if words else None
+    scribe = Scribe(listener.whole_whisper(), listener.tagger, options, wait, gate) if words else None
     return _updates(blocks, ears, events, scribe)
 
 
