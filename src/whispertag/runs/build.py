@@ -122,8 +122,8 @@ def begin(config: DictConfig) -> "Result":
     new = Result(list(_hydra().overrides.task), asked, folder=str(folder))
     new.sharing = member.group.size if (member := MEMBER.get()) else 1
     # Other ranks than the first look at the folder only to go on: the first may be setting an old run aside.
-    old = Result.read(folder) if config.resume or is_first_process() else None
-    if old and config.resume:
+    old = Result.read(folder) if resuming(config) or is_first_process() else None
+    if old and resuming(config):
         if changed := first_difference(old.config, asked):
             raise ValueError(
                 f"cannot resume {folder}: {changed} differs from when it was begun; run it without resume=true"
@@ -133,6 +133,11 @@ def begin(config: DictConfig) -> "Result":
     if old:
         set_aside(folder, old.started)
     return new
+
+
+def resuming(config: DictConfig) -> bool:
+    """Is this run to go on where it was? Slurm starts a job again with the command of the first time."""
+    return config.resume or int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
 
 
 def output_folder() -> Path:
@@ -332,7 +337,7 @@ def _loggers(config: DictConfig, result: "Result") -> list[Any]:
 def checkpoint(config: DictConfig, result: "Result") -> str | None:
     """What fit goes on from: the folder's last checkpoint, if resuming and there is one."""
     path = Path(result.folder) / CHECKPOINT
-    if not (config.resume and path.exists()):
+    if not (resuming(config) and path.exists()):
         return None
     log.info("going on from %s", path)
     return str(path)
