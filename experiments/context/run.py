@@ -27,7 +27,11 @@ def main() -> None:
     if not done:
         raise SystemExit(f"error: no runs that are done in {runs}; {HERE / 'README.md'} has the command")
     score_runs(
-        ((Path(r.folder), r.config, instantiate(r.config["data"], _convert_="all")) for r in done), HERE / "results.csv"
+        (
+            (Path(r.folder), r.config, instantiate(r.config["data"] | {"source": "audio"}, _convert_="all"))
+            for r in done
+        ),
+        HERE / "results.csv",
     )
     show(Rows(HERE / "results.csv", COLUMNS).rows)
 

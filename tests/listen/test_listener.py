@@ -23,10 +23,9 @@ OPTIONS = [
     {"temperature": (0.0, 0.5, 0.9), "logprob_threshold": -0.05, "best_of": 2},  # falls back
     {"clip_timestamps": "1,8,20,28.5", "initial_prompt": "help one two"},
     {"without_timestamps": True, "initial_prompt": "call", "carry_initial_prompt": True},
-    {"word_timestamps": True},
-    {"word_timestamps": True, "hallucination_silence_threshold": 0.8},
+    {"word_timestamps": True, "temperature": 0.0},
+    {"word_timestamps": True, "temperature": 0.0, "hallucination_silence_threshold": 0.8},
 ]
-WORDS = [options for options in OPTIONS if "word_timestamps" in options]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_text_tokens_and_segments_are_openai_whispers(listener, nano, speech, op
     assert_same(heard, expected)
 
 
-@pytest.mark.parametrize("seconds", [0.005, 0.1, 5, 29.9, 30, 95])
+@pytest.mark.parametrize("seconds", [0.005, 0.1, 5, 29.9, 30, pytest.param(95, marks=pytest.mark.slow)])
 def test_of_any_length(listener, nano, speech, seconds):
     wave_S = speech[: round(seconds * SAMPLE_RATE)]
     heard, expected = both(listener, nano, wave_S)
@@ -125,15 +124,16 @@ def test_other_whispers(tmp_path, name, speech):
 
 def test_many_recordings_are_heard_as_each_alone(listener, speech):
     """The released package keeps the first of a batch and loses the others."""
-    waves = [speech[i * 40_000 : i * 40_000 + n * SAMPLE_RATE] for i, n in enumerate((4, 45, 2, 31, 9))]
-    alone = [listener.transcribe(wave_S, resolution=2.0) for wave_S in waves]
-    together = listener.transcribe(waves, resolution=2.0)
-    fewer = listener.transcribe(waves, resolution=2.0, together=2)
+    waves = [speech[i * 40_000 : i * 40_000 + n * SAMPLE_RATE] for i, n in enumerate((4, 33, 2, 9))]
+    how = {"resolution": 2.0, "temperature": 0.0}
+    alone = [listener.transcribe(wave_S, **how) for wave_S in waves]
+    together = listener.transcribe(waves, **how)
+    fewer = listener.transcribe(waves, together=2, **how)
     for one, batched, paired in zip(alone, together, fewer):
         assert one.text == batched.text == paired.text and one.text
         assert [s["tokens"] for s in one.segments] == [s["tokens"] for s in batched.segments]
         assert np.array_equal(one.chances_NC, batched.chances_NC)
-    assert len({hearing.text for hearing in alone}) == 5
+    assert len({hearing.text for hearing in alone}) == 4
 
 
 def test_every_window_is_encoded_once(listener, speech, monkeypatch):
@@ -143,7 +143,7 @@ def test_every_window_is_encoded_once(listener, speech, monkeypatch):
         type(listener._whisper.encoder.conv1), "forward", lambda self, x: passes.append(self) or encode(self, x)
     )
     fallbacks = {"temperature": (0.0, 0.4, 0.8), "logprob_threshold": 0.0, "word_timestamps": True}
-    heard = listener.transcribe(speech[: 30 * SAMPLE_RATE], **fallbacks)
+    heard = listener.transcribe(speech[: 8 * SAMPLE_RATE], **fallbacks)
     windows = {segment["seek"] for segment in heard.segments}
     assert {segment["temperature"] for segment in heard.segments} == {0.8}
     assert passes.count(listener._whisper.encoder.conv1) == len(windows)
@@ -159,15 +159,15 @@ def test_tags_are_those_of_the_windows_own_states(listener, head_file, speech):
     assert torch.allclose(torch.from_numpy(heard.chances_NC), tagger.chances(rows_BLTD), atol=1e-4)
 
 
-def test_tag_hears_clips_as_they_were_trained_on_and_runs_no_decoder(head_file, speech, monkeypatch):
+def test_tag_hears_clips_as_they_were_trained_on_and_runs_no_decoder(listener, head_file, speech, monkeypatch):
     monkeypatch.setattr(whisper.model.TextDecoder, "forward", None)
     wave_S = speech[: 25 * SAMPLE_RATE]
-    heard = whispertag.load(head_file).tag(wave_S)
+    heard = listener.tag(wave_S)
     tagger = load_tagger(head_file)
     clips_BS = torch.from_numpy(np.pad(wave_S, (0, 5 * SAMPLE_RATE)).reshape(3, -1))
     assert torch.allclose(torch.from_numpy(heard.chances_NC[:2]), tagger.hear(clips_BS)[:2], atol=1e-6)
     assert heard.text is None and heard.segments is None and heard.chances_NC.shape == (3, 3)
-    finer = whispertag.load(head_file).tag([wave_S, wave_S[: 3 * SAMPLE_RATE]], resolution=0.4)
+    finer = listener.tag([wave_S, wave_S[: 3 * SAMPLE_RATE]], resolution=0.4)
     assert [len(one.chances_NC) for one in finer] == [63, 8]
 
 
@@ -185,7 +185,7 @@ def test_clips_of_many_recordings_are_tagged_in_one_batch(tmp_path, head_file, s
     batches = []
     hear = WhisperBackbone.hear
     monkeypatch.setattr(WhisperBackbone, "hear", lambda self, x: batches.append(len(x)) or hear(self, x))
-    waves = [speech[i * 30_000 : i * 30_000 + n * SAMPLE_RATE] for i, n in enumerate((4, 45, 2, 31, 9))]
+    waves = [speech[i * 30_000 : i * 30_000 + n * SAMPLE_RATE] for i, n in enumerate((4, 25, 2, 13, 9))]
     alone = [listener.tag(wave_S) for wave_S in waves]
     broken = waves[1].copy()
     broken[-5] = np.nan
@@ -199,10 +199,10 @@ def test_clips_of_many_recordings_are_tagged_in_one_batch(tmp_path, head_file, s
     assert max(batches) == 8 if context == 10 else max(batches) <= 5
 
 
-@pytest.mark.parametrize("clips", ["0", "0,13.34,13.34,60"])
+@pytest.mark.parametrize("clips", ["0", "0,13.34,13.34,45"])
 def test_sounds_do_not_drift(listener, speech, clips):
     """Beyond 30 s Whisper's windows begin anywhere: the released package puts its tags seconds away."""
-    wave_S = speech[round(8.5 * SAMPLE_RATE) :][: 60 * SAMPLE_RATE].copy()
+    wave_S = speech[round(8.5 * SAMPLE_RATE) :][: 45 * SAMPLE_RATE].copy()
     wave_S[34 * SAMPLE_RATE : 38 * SAMPLE_RATE] = tone(4)
     rules = EventRules(on=0.5, only=["Tone"], min_seconds=1.0)
     heard = listener.transcribe(wave_S, resolution=0.4, rules=rules, clip_timestamps=clips, temperature=0.0)
@@ -223,7 +223,7 @@ def test_a_gate_drops_or_marks_text_where_nobody_speaks(listener, speech):
     quiet = np.random.default_rng(0).normal(scale=1e-3, size=20 * SAMPLE_RATE).astype(np.float32)
     wave_S = np.concatenate([quiet, speech[: 20 * SAMPLE_RATE]])
     # No check for speech at all: Whisper writes something over the silence, or hears a voice later
-    options = {"no_speech_threshold": None, "logprob_threshold": None, "condition_on_previous_text": False}
+    options = {"no_speech_threshold": None, "condition_on_previous_text": False, "temperature": 0.0}
     plain = listener.transcribe(wave_S, **options)
     marked = listener.transcribe(wave_S, gate=Gate("mark", 0.5), **options)
     dropped = listener.transcribe(wave_S, gate=Gate("drop", 0.5), **options)
