@@ -38,7 +38,7 @@ class Gate:
     """Judges each segment by the likeliest voice between its start and end.
 
     action     drop: leave it out, also of what Whisper is shown of the text so far; mark: keep it, saying so
-    threshold  the least probability of a voice; 0.1 is safe and weak, heads trained here may want 0.3 (experiments/gate)
+    threshold  the least probability of a voice; 0.1 is safe and weak, 0.3 stops more (experiments/gate)
     voices     names, mids or indices of the classes that count; None: AudioSet's kinds of speech and song
 
     Every segment gets `voice_probability`; marked ones `"gated": True`.
