@@ -17,8 +17,12 @@ N_FFT = 400  # samples: 25 ms
 HOP_LENGTH = 160  # samples per mel frame: 10 ms
 SAMPLES_PER_POSITION = 2 * HOP_LENGTH  # the second convolution halves the frames: 20 ms
 POSITIONS_PER_SECOND = SAMPLE_RATE // SAMPLES_PER_POSITION  # 50
+SECONDS_PER_POSITION = SAMPLES_PER_POSITION / SAMPLE_RATE  # 0.02
+FRAMES_PER_POSITION = SAMPLES_PER_POSITION // HOP_LENGTH  # 2
+FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH  # 100
 WINDOW_SECONDS = 30  # what Whisper's encoder takes at most
 N_POSITIONS = WINDOW_SECONDS * POSITIONS_PER_SECOND  # 1500
+WINDOW_FRAMES = WINDOW_SECONDS * FRAMES_PER_SECOND  # 3000
 
 MAX_DECODED = 2**29  # samples × channels of one recording (2 GiB): what claims or holds more is not a clip
 

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from whispertag.audio import (
+    FRAMES_PER_POSITION,
     HOP_LENGTH,
     N_POSITIONS,
     POSITIONS_PER_SECOND,
     SAMPLE_RATE,
     SAMPLES_PER_POSITION,
+    WINDOW_FRAMES,
     log_mel,
 )
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.checkpoint import Description, load_tagger, read_head
 from whispertag.model.heads import TaggingHead
 from whispertag.model.pools import Softmax, Weighted
-
-FRAMES_PER_POSITION = SAMPLES_PER_POSITION // HOP_LENGTH
 
 
 def graph_of(path: str | os.PathLike[str], takes: str, model: str | None = None) -> "Graph":
@@ -110,7 +110,7 @@ class FromMel(Graph):
         self.backbone = backbone
         least = max(1, self.only_steps) * self.pool * FRAMES_PER_POSITION
         context = round(backbone.seconds * SAMPLE_RATE) // HOP_LENGTH
-        self.sizes = _sizes(least, context, N_POSITIONS * FRAMES_PER_POSITION)
+        self.sizes = _sizes(least, context, WINDOW_FRAMES)
 
     def about(self) -> dict[str, str | int]:
         n_mels, context = self.backbone.n_mels, self.backbone.seconds

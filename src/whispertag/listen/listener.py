@@ -8,7 +8,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from whispertag.audio import SAMPLE_RATE, SAMPLES_PER_POSITION
+from whispertag.audio import FRAMES_PER_POSITION, SECONDS_PER_POSITION
 from whispertag.listen.events import EventRules, find_sounds
 from whispertag.listen.gate import Gate
 from whispertag.listen.hearing import Hearing
@@ -134,7 +134,7 @@ class Listener:
             def passed(position: int) -> None:
                 rows.pass_by(position)
                 if progress:
-                    progress(name, position * SAMPLES_PER_POSITION / SAMPLE_RATE, tape.seconds)
+                    progress(name, position * SECONDS_PER_POSITION, tape.seconds)
 
             voiced = gate.bind(rows, self.classes) if gate else lambda segment: True
             passage = Passage(model, tape, options, heard, passed, voiced, fp16)
@@ -157,7 +157,7 @@ class Listener:
         return Rows(self.tagger, resolution or self.tagger.description.clip_seconds)
 
     def _hearing(self, name: str, seconds: float, rows: Rows, n_frames: int, rules: EventRules | None) -> Hearing:
-        chances_NC = rows.finish(-(-n_frames // 2))
+        chances_NC = rows.finish(-(-n_frames // FRAMES_PER_POSITION))
         rules = rules or EventRules.for_task(self.tagger.description.task)
         audible_NC = np.nan_to_num(chances_NC)  # what was not listened to holds no events
         sounds = find_sounds(audible_NC, rows.resolution, seconds, self.classes, rules)

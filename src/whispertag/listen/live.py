@@ -16,6 +16,7 @@ from whispertag.listen.hearing import Sound
 from whispertag.listen.listener import Listener
 from whispertag.listen.live_sounds import Ears, Events
 from whispertag.listen.live_text import Scribe
+from whispertag.listen.recording import cut
 from whispertag.listen.speech import SpeechOptions
 
 
@@ -100,7 +101,7 @@ def _updates(blocks: Iterable[np.ndarray], ears: Ears, events: Events, scribe: S
     with scribe or nullcontext():
         failure: Exception | None = None
         try:
-            for piece_S in _pieces(blocks, ears.n_samples):
+            for piece_S in cut(blocks, ears.n_samples):
                 if not len(piece_S):
                     lag.caught_up()
                     if scribe and (segments := scribe.said()):
@@ -122,21 +123,6 @@ def _updates(blocks: Iterable[np.ndarray], ears: Ears, events: Events, scribe: S
             yield from (text([segment]) for segment in scribe.rest())
         if failure:
             raise failure
-
-
-def _pieces(blocks: Iterable[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
-    """Blocks of any size → pieces of `n_samples`, the last one shorter; empty blocks go through."""
-    waiting_S = np.zeros(0, np.float32)
-    for block_S in blocks:
-        if not len(block_S):
-            yield block_S
-            continue
-        waiting_S = np.concatenate([waiting_S, block_S])
-        whole = len(waiting_S) // n_samples * n_samples
-        yield from (waiting_S[i : i + n_samples] for i in range(0, whole, n_samples))
-        waiting_S = waiting_S[whole:]
-    if len(waiting_S):
-        yield waiting_S
 
 
 class Lag:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from whispertag.audio import SAMPLE_RATE, AudioError
-from whispertag.listen.recording import name_of, resampled
+from whispertag.listen.recording import checked, decoded, name_of, resampled
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def pcm_blocks(file: BinaryIO, rate: int = SAMPLE_RATE, channels: int = 1) -> Bl
     """Raw samples of 16 bits, little-endian, the channels side by side; to the end of `file`."""
     if rate < 1_000 or channels < 1:
         raise ValueError(f"raw sound of {channels} channels at {rate} Hz")
-    return _named(file, resampled(_pcm(file, rate, channels)))
+    return checked(file, resampled(_pcm(file, rate, channels)))
 
 
 def _pcm(file: BinaryIO, rate: int, channels: int) -> Wave:
@@ -51,10 +51,10 @@ def stream_blocks(file: BinaryIO, grows: bool = False) -> Blocks:
 
     grows  never mind the length in its header: whoever writes it does not know it yet
     """
-    return _named(file, resampled(_decoded(file, grows)))
+    return checked(file, resampled(_recorded(file, grows)))
 
 
-def _decoded(file: BinaryIO, grows: bool) -> Wave:
+def _recorded(file: BinaryIO, grows: bool) -> Wave:
     import av
 
     class Forward:
@@ -67,12 +67,7 @@ def _decoded(file: BinaryIO, grows: bool) -> Wave:
     options = {"probesize": "4096", "analyzeduration": "0"} | ({"ignore_length": "1"} if grows else {})
     try:
         with av.open(Forward(), "r", options=options, buffer_size=4096) as container:
-            if not container.streams.audio:
-                raise AudioError("no audio stream")
-            planar = av.AudioResampler(format="fltp")
-            for frame in container.decode(audio=0):
-                for part in planar.resample(frame):
-                    yield part.to_ndarray().T, part.sample_rate
+            yield from decoded(container)
     except av.FFmpegError as error:
         raise AudioError(f"cannot be decoded ({error}); raw samples need --raw") from error
 
@@ -80,21 +75,6 @@ def _decoded(file: BinaryIO, grows: bool) -> Wave:
 def _read(file: BinaryIO, n: int) -> bytes:
     """What is there, at most n bytes; waits for the first."""
     return file.read1(n) if isinstance(file, io.BufferedReader) else file.read(n)
-
-
-def _named(file: Any, blocks: Blocks) -> Blocks:
-    """Raises AudioError, naming the file, if there is no sound in it or some that is not finite."""
-    heard = False
-    try:
-        for block_S in blocks:
-            if not np.isfinite(block_S).all():
-                raise AudioError("samples that are NaN or infinite")
-            heard |= len(block_S) > 0
-            yield np.ascontiguousarray(block_S, np.float32)
-        if not heard:
-            raise AudioError("no samples")
-    except AudioError as error:
-        raise AudioError(f"{name_of(file)}: {error}") from error
 
 
 class Growing(io.RawIOBase):

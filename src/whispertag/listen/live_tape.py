@@ -5,12 +5,10 @@ from threading import Condition
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from whispertag.audio import HOP_LENGTH, WINDOW_SECONDS
-from whispertag.listen.tape import SILENCE, WINDOW_FRAMES, MelStream
-from whispertag.listen.words import FRAMES_PER_SECOND
+from whispertag.audio import FRAMES_PER_SECOND, HOP_LENGTH, WINDOW_FRAMES, WINDOW_SECONDS
+from whispertag.listen.tape import SILENCE, MelStream, scaled
 
 HELD_FRAMES = 2 * WINDOW_FRAMES  # a window that is being heard, and what comes in meanwhile
 PAUSE_FRAMES = 40
@@ -85,8 +83,7 @@ class LiveTape:
             begin = first - self._first
             log_MF = torch.from_numpy(self._log_FM[begin : begin + n_frames].T.copy())
             peak = float(self._peaks_F[: begin + n_frames].max(initial=SILENCE))
-        log_MF = F.pad(log_MF, (0, n_frames - log_MF.shape[1]), value=SILENCE)
-        return (log_MF.clamp(min=peak - 8.0) + 4.0) / 4.0
+        return scaled(log_MF, n_frames, peak)
 
     def _append(self, log_MF: Tensor) -> None:
         if log_MF.shape[1] and not self._closed:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from whispertag.audio import WINDOW_SECONDS
+from whispertag.audio import FRAMES_PER_POSITION, WINDOW_SECONDS
 from whispertag.listen.gate import Gate
 from whispertag.listen.live_tape import LiveTape
-from whispertag.listen.passage import FRAMES_PER_POSITION, Passage, Request, Segment
+from whispertag.listen.passage import Passage, Request, Segment
 from whispertag.listen.rows import Rows
 from whispertag.listen.speech import SpeechOptions
 from whispertag.listen.transcriber import Transcriber

@@ -12,10 +12,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from whispertag.listen.segments import FRAMES_PER_POSITION, Cut, Segment, cut_segments
+from whispertag.audio import FRAMES_PER_POSITION, FRAMES_PER_SECOND, WINDOW_FRAMES
+from whispertag.listen.segments import Cut, Segment, cut_segments
 from whispertag.listen.speech import SpeechOptions
-from whispertag.listen.tape import WINDOW_FRAMES, MelTape
-from whispertag.listen.words import FRAMES_PER_SECOND, add_words, skip_made_up
+from whispertag.listen.tape import MelTape
+from whispertag.listen.words import add_words, skip_made_up
 from whispertag.model.joint import HeardWindow, Span
 
 
@@ -25,6 +26,18 @@ class Encode:
 
     mel_MF: Tensor
     span: Span
+
+    @classmethod
+    def of(cls, tape: MelTape, seek: int, n_frames: int) -> "Encode":
+        """The window of `n_frames` from frame `seek` on, filled up as Whisper does it: with zeros, not silence."""
+        mel_MF = tape.window(seek, n_frames)
+        return cls(F.pad(mel_MF, (0, WINDOW_FRAMES - n_frames)), span_of(seek, n_frames))
+
+
+def span_of(seek: int, n_frames: int) -> Span:
+    """The encoder positions that `n_frames` from frame `seek` on are heard at."""
+    begin = seek // FRAMES_PER_POSITION
+    return Span(begin, begin + -(-n_frames // FRAMES_PER_POSITION))
 
 
 @dataclass(frozen=True)
@@ -104,26 +117,19 @@ class Passage:
 
     def _detect(self) -> Generator[Request, Any, str]:
         """By the first 30 s. Of shorter recordings Whisper hears the silence behind them here, and zeros elsewhere."""
-        span = self._span(0, min(WINDOW_FRAMES, self.tape.n_frames))
+        span = span_of(0, min(WINDOW_FRAMES, self.tape.n_frames))
         window = yield Encode(self.tape.window(0, WINDOW_FRAMES), span)
         points = self.options.clip_points
         if self.tape.n_frames >= WINDOW_FRAMES and (not points or round(points[0] * FRAMES_PER_SECOND) == 0):
             self._window = window  # the very window that is decoded first, unless a clip ends in it
         return (yield DetectLanguage(window.features_PD))
 
-    def _span(self, seek: int, n_frames: int) -> Span:
-        begin = seek // FRAMES_PER_POSITION
-        return Span(begin, begin + -(-n_frames // FRAMES_PER_POSITION))
-
     def _encode(self, seek: int, n_frames: int) -> Generator[Request, Any, HeardWindow]:
         kept, self._window = self._window, None
-        span = self._span(seek, n_frames)
-        if kept and kept.span == span:
+        if kept and kept.span == span_of(seek, n_frames):
             window = kept
         else:
-            mel_MF = self.tape.window(seek, n_frames)
-            # Zeros, which are not silence in a log-mel: so Whisper fills its windows up.
-            window = yield Encode(_pad_frames(mel_MF), span)
+            window = yield Encode.of(self.tape, seek, n_frames)
         self.heard(window)
         return window
 
@@ -189,7 +195,3 @@ class Passage:
             self._tokens.extend(segment["tokens"])
         if not self.options.condition_on_previous_text or temperature > 0.5:
             self._prompt_from = len(self._tokens)
-
-
-def _pad_frames(mel_MF: Tensor) -> Tensor:
-    return F.pad(mel_MF, (0, WINDOW_FRAMES - mel_MF.shape[1]))

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,21 +31,39 @@ def wave_blocks(source: Source) -> Iterator[np.ndarray]:
     Raises AudioError, naming the recording, if it cannot be decoded, has no samples or some that are not finite.
     """
     if isinstance(source, np.ndarray | torch.Tensor):
-        blocks = _array_blocks(source)
-    else:
-        blocks = resampled(_file_blocks(source))
-    n_samples = 0
+        return checked(source, _array_blocks(source))
+    return checked(source, resampled(_file_blocks(source)))
+
+
+def checked(source: Source, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same blocks but for empty ones. AudioErrors name the source, also for what is wrong with the samples."""
+    heard = False
     try:
         for block_S in blocks:
             if not np.isfinite(block_S).all():
                 raise AudioError("samples that are NaN or infinite")
-            n_samples += len(block_S)
             if len(block_S):
+                heard = True
                 yield np.ascontiguousarray(block_S, dtype=np.float32)
-        if not n_samples:
+        if not heard:
             raise AudioError("no samples")
     except AudioError as error:
         raise AudioError(f"{name_of(source)}: {error}") from error
+
+
+def cut(blocks: Iterable[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
+    """Blocks of any size → pieces of `n_samples`, the last one shorter; empty blocks go through."""
+    waiting_S = np.zeros(0, np.float32)
+    for block_S in blocks:
+        if not len(block_S):
+            yield block_S
+            continue
+        waiting_S = np.concatenate([waiting_S, block_S])
+        whole = len(waiting_S) // n_samples * n_samples
+        yield from (waiting_S[i : i + n_samples] for i in range(0, whole, n_samples))
+        waiting_S = waiting_S[whole:]
+    if len(waiting_S):
+        yield waiting_S
 
 
 def _array_blocks(wave_S: np.ndarray | torch.Tensor) -> Iterator[np.ndarray]:
@@ -122,11 +140,18 @@ def _av_blocks(source: BinaryIO, by_soundfile: str) -> Iterator[tuple[np.ndarray
 
     try:
         with av.open(source, "r") as container:
-            if not container.streams.audio:
-                raise AudioError("no audio stream")
-            planar = av.AudioResampler(format="fltp")
-            for frame in container.decode(audio=0):
-                for part in planar.resample(frame):
-                    yield part.to_ndarray().T, part.sample_rate
+            yield from decoded(container)
     except av.FFmpegError as error:
         raise AudioError(f"cannot be decoded ({by_soundfile}; {error})") from error
+
+
+def decoded(container: Any) -> Iterator[tuple[np.ndarray, int]]:
+    """An open av.InputContainer → samples × channels and their rate, a frame at a time."""
+    import av
+
+    if not container.streams.audio:
+        raise AudioError("no audio stream")
+    planar = av.AudioResampler(format="fltp")
+    for frame in container.decode(audio=0):
+        for part in planar.resample(frame):
+            yield part.to_ndarray().T, part.sample_rate

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from whispertag.audio import HOP_LENGTH, SAMPLE_RATE, SAMPLES_PER_POSITION
+from whispertag.audio import FRAMES_PER_POSITION, HOP_LENGTH, SAMPLE_RATE, SECONDS_PER_POSITION
 
-FRAMES_PER_POSITION = SAMPLES_PER_POSITION // HOP_LENGTH
-SECONDS_PER_POSITION = SAMPLES_PER_POSITION / SAMPLE_RATE
 Segment = dict[str, Any]  # openai-whisper's
 
 

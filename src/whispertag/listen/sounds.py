@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from whispertag.audio import HOP_LENGTH, SAMPLE_RATE, SAMPLES_PER_POSITION, AudioError, fit_length
-from whispertag.listen.recording import Source, name_of, wave_blocks
+from whispertag.audio import FRAMES_PER_POSITION, HOP_LENGTH, SAMPLE_RATE, SAMPLES_PER_POSITION, AudioError, fit_length
+from whispertag.listen.recording import Source, cut, name_of, wave_blocks
 from whispertag.listen.rows import Rows
 from whispertag.model.joint import Span
 
@@ -37,7 +37,7 @@ class Tagged:
     def add(self, n_samples: int, states_LTD: torch.Tensor) -> None:
         begin = self.n_samples // SAMPLES_PER_POSITION
         self.n_samples += n_samples
-        end = begin + -(-n_samples // HOP_LENGTH // 2)
+        end = begin + -(-n_samples // HOP_LENGTH // FRAMES_PER_POSITION)
         self.rows.add(Span(begin, end), states_LTD)
         self.rows.pass_by(end)
 
@@ -69,7 +69,7 @@ def tag_clips(
     for place, source in enumerate(files):
         one = Tagged(place, name_of(source), new_rows())
         with heeding(bad, one.name):
-            for clip_S in _clips(wave_blocks(source), stride):
+            for clip_S in cut(wave_blocks(source), stride):
                 waiting.append((one, clip_S))
                 if len(waiting) >= together:
                     yield from hear()
@@ -90,15 +90,3 @@ def heeding(bad: Bad | None, name: str) -> Iterator[None]:
         if not bad:
             raise
         bad(name, error)
-
-
-def _clips(blocks: Iterator[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
-    """Blocks of any size → clips of `n_samples`, the last one shorter."""
-    waiting_S = np.zeros(0, np.float32)
-    for block_S in blocks:
-        waiting_S = np.concatenate([waiting_S, block_S])
-        whole = len(waiting_S) // n_samples * n_samples
-        yield from (waiting_S[i : i + n_samples] for i in range(0, whole, n_samples))
-        waiting_S = waiting_S[whole:]
-    if len(waiting_S):
-        yield waiting_S

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whispertag.audio import HOP_LENGTH, N_FFT, SAMPLE_RATE, WINDOW_SECONDS
+from whispertag.audio import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from whispertag.listen.recording import SPOOL_BYTES
 
-WINDOW_FRAMES = WINDOW_SECONDS * SAMPLE_RATE // HOP_LENGTH
 SILENCE = -10.0  # log10 of the least power Whisper tells from none
 
 
@@ -88,8 +87,13 @@ class MelTape:
         self._file.seek(first * row)
         log_FM = np.frombuffer(self._file.read(max(0, min(n_frames, self._kept - first)) * row), np.float32)
         log_MF = torch.from_numpy(log_FM.reshape(-1, self.n_mels).T.copy())
-        log_MF = F.pad(log_MF, (0, n_frames - log_MF.shape[1]), value=SILENCE)
-        return (log_MF.clamp(min=self._peak - 8.0) + 4.0) / 4.0
+        return scaled(log_MF, n_frames, self._peak)
 
     def close(self) -> None:
         self._file.close()
+
+
+def scaled(log_MF: Tensor, n_frames: int, peak: float) -> Tensor:
+    """Log10 of power → mel_MF as Whisper is given it, with silence behind it up to `n_frames`; peak: the loudest."""
+    log_MF = F.pad(log_MF, (0, n_frames - log_MF.shape[1]), value=SILENCE)
+    return (log_MF.clamp(min=peak - 8.0) + 4.0) / 4.0

@@ -4,12 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from whispertag.audio import HOP_LENGTH, SAMPLE_RATE
+from whispertag.audio import FRAMES_PER_SECOND, HOP_LENGTH, SAMPLE_RATE, WINDOW_FRAMES
 from whispertag.listen.segments import Cut, Segment
 from whispertag.listen.speech import SpeechOptions
-from whispertag.listen.tape import WINDOW_FRAMES
 
-FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
 PUNCTUATION = "\"'“¿([{-\"'.。,，!！?？:：”)]}、"
 
 

@@ -12,14 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from whispertag.audio import SAMPLES_PER_POSITION
+from whispertag.audio import (
+    FRAMES_PER_POSITION,
+    N_POSITIONS,
+    POSITIONS_PER_SECOND,
+    SAMPLE_RATE,
+    SAMPLES_PER_POSITION,
+    WINDOW_FRAMES,
+)
 from whispertag.data.module import ClipData
-from whispertag.listen.segments import FRAMES_PER_POSITION
-from whispertag.listen.tape import WINDOW_FRAMES, MelTape
+from whispertag.listen.passage import Encode
+from whispertag.listen.tape import MelTape
 from whispertag.listen.timeline import Timeline
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.checkpoint import load_tagger
-from whispertag.model.joint import Span, hear_windows
+from whispertag.model.joint import hear_windows
 from whispertag.studies.tables import Table
 from whispertag.training.metrics import score
 
@@ -36,7 +43,7 @@ def hear(way: str, backbone: WhisperBackbone, wave_BS: Tensor, seed: int = 0) ->
     """
     if way == "long":
         return hear_long(backbone, wave_BS, seed)
-    seconds = wave_BS.shape[1] / SAMPLES_PER_POSITION / 50
+    seconds = wave_BS.shape[1] / SAMPLE_RATE
     context: Any = {"cut": seconds, "padded": 30, "packed": "packed"}[way]
     other = WhisperBackbone(backbone.name, backbone.weights, context, backbone.pool, backbone.layers)
     return torch.cat([other.hear(part_BS) for part_BS in wave_BS.split(30)])
@@ -55,9 +62,8 @@ def hear_long(backbone: WhisperBackbone, wave_BS: Tensor, seed: int = 0) -> Tens
     states: list[Tensor | None] = []
     while seek < tape.n_frames:
         n_frames = min(WINDOW_FRAMES, tape.n_frames - seek)
-        mel_MF = torch.nn.functional.pad(tape.window(seek, n_frames), (0, WINDOW_FRAMES - n_frames))
-        begin = seek // FRAMES_PER_POSITION
-        (window,) = hear_windows(backbone, [mel_MF], [Span(begin, begin + -(-n_frames // FRAMES_PER_POSITION))])
+        asked = Encode.of(tape, seek, n_frames)
+        (window,) = hear_windows(backbone, [asked.mel_MF], [asked.span])
         timeline.add(window.span, window.means_LTD)
         seek += WINDOW_FRAMES if n_frames < WINDOW_FRAMES else _advance(rng)
         while (len(states) + 1) * n_positions <= min(seek, tape.n_frames) // FRAMES_PER_POSITION:
@@ -70,7 +76,7 @@ def hear_long(backbone: WhisperBackbone, wave_BS: Tensor, seed: int = 0) -> Tens
 
 def _advance(rng: np.random.Generator) -> int:
     """Frames from one window to the next: on Whisper's grid of 20 ms."""
-    return FRAMES_PER_POSITION * int(rng.integers(SHORTEST_ADVANCE * 50, WINDOW_FRAMES // FRAMES_PER_POSITION + 1))
+    return FRAMES_PER_POSITION * int(rng.integers(SHORTEST_ADVANCE * POSITIONS_PER_SECOND, N_POSITIONS + 1))
 
 
 def score_runs(runs: Iterator[tuple[Path, dict[str, Any], ClipData]], csv: Path, ways: tuple[str, ...] = WAYS) -> None:
