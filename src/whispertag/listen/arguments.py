@@ -63,9 +63,7 @@ def event_rules(options: argparse.Namespace, listener: "Listener") -> "EventRule
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.thresholds:
         given["thresholds"] = read_thresholds(options.thresholds, listener.classes)
-    rules = EventRules.for_task(listener.tagger.description.task, **given)
-    rules.columns(listener.classes)  # an unknown class is told before an hour of listening
-    return rules
+    return EventRules.for_task(listener.tagger.description.task, **given)
 
 
 def add_speech(parser: argparse.ArgumentParser, *without: str) -> None:

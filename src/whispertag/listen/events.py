@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from whispertag.labels import ClassTable, UnknownLabel
-from whispertag.listen.hearing import Sound
+from whispertag.listen.hearing import Hearing, Sound
 
 Threshold = float | Sequence[float]  # on alone, or (on, off)
 
@@ -133,6 +133,12 @@ def find_sounds(
         )
         for i in order[long_S[order]]
     ]
+
+
+def sounds_of(hearing: Hearing, rules: EventRules) -> list[Sound]:
+    """Events of what was heard; what was not listened to (NaN) holds none."""
+    chances_NC = np.nan_to_num(hearing.chances_NC)
+    return find_sounds(chances_NC, hearing.resolution, hearing.seconds, hearing.classes, rules)
 
 
 def read_thresholds(path: str | PathLike[str], classes: ClassTable) -> dict[str | int, Threshold]:

@@ -16,9 +16,8 @@ from whispertag.audio import (
     log_mel,
 )
 from whispertag.model.backbone import WhisperBackbone
-from whispertag.model.checkpoint import Description, load_tagger, read_head
+from whispertag.model.checkpoint import Description, load_tagger, probabilities, read_head
 from whispertag.model.heads import TaggingHead
-from whispertag.model.pools import Softmax, Weighted
 
 
 def graph_of(path: str | os.PathLike[str], takes: str, model: str | None = None) -> "Graph":
@@ -55,13 +54,11 @@ class Graph(nn.Module):
         self.head, self.description = head, description
         self.pool: int = description.backbone["pool"]
         self.clip_steps = round(description.clip_seconds * SAMPLE_RATE) // (SAMPLES_PER_POSITION * self.pool)
-        learnt = head.time_pool
         # Learnt weights of time steps fit that many steps and no other.
-        self.only_steps = sum(p.numel() for p in learnt.parameters()) if isinstance(learnt, Weighted | Softmax) else 0
+        self.only_steps = sum(p.numel() for p in head.time_pool.parameters()) if head.counts_steps else 0
 
     def probabilities(self, states_BLTD: Tensor) -> Tensor:
-        logits_BC = self.head(states_BLTD)
-        return logits_BC.sigmoid() if self.description.task == "multilabel" else logits_BC.softmax(dim=-1)
+        return probabilities(self.head(states_BLTD), self.description.task)
 
     def about(self) -> dict[str, str | int]:
         """input: what to give it, in a sentence; n_mels, where there is an encoder."""

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
 
 from whispertag.audio import FRAMES_PER_POSITION, SECONDS_PER_POSITION
-from whispertag.listen.events import EventRules, find_sounds
+from whispertag.listen.events import EventRules, sounds_of
 from whispertag.listen.gate import Gate
 from whispertag.listen.hearing import Hearing
 from whispertag.listen.passage import Passage
@@ -35,7 +34,6 @@ def load(
     """A head.safetensors, the folder of the run that made it, or a head published with Whisper-AT → a listener.
 
     path           the latter as a .pth file, or whisper-at:large-v2 (see listen/published.py)
-
     model          where the backbone's checkpoint is now, if not where it was in training
     download_root  where OpenAI's files are kept (None: Whisper's own cache folder)
 
@@ -96,6 +94,7 @@ class Listener:
         together    clips encoded at a time
         progress    called with name, seconds heard, seconds there are (None: not known)
         """
+        rules = self._rules(rules)
         for one in tag_clips(files, lambda: self._rows(resolution), together, bad, progress):
             yield one.place, self._hearing(one.name, one.seconds, one.rows, one.n_frames, rules)
 
@@ -118,7 +117,7 @@ class Listener:
 
         The others are those of `tag_each`. Without a gate, text, tokens and segments are those of `whisper.transcribe`.
         """
-        options = SpeechOptions.of(**speech)
+        options, rules = SpeechOptions.of(**speech), self._rules(rules)
         self._rows(resolution)  # raises before anything is heard
         model = self.whole_whisper()
         fp16 = self.tagger.device.type == "cuda"
@@ -156,12 +155,16 @@ class Listener:
     def _rows(self, resolution: float | None) -> Rows:
         return Rows(self.tagger, resolution or self.tagger.description.clip_seconds)
 
-    def _hearing(self, name: str, seconds: float, rows: Rows, n_frames: int, rules: EventRules | None) -> Hearing:
-        chances_NC = rows.finish(-(-n_frames // FRAMES_PER_POSITION))
+    def _rules(self, rules: EventRules | None) -> EventRules:
         rules = rules or EventRules.for_task(self.tagger.description.task)
-        audible_NC = np.nan_to_num(chances_NC)  # what was not listened to holds no events
-        sounds = find_sounds(audible_NC, rows.resolution, seconds, self.classes, rules)
-        return Hearing(name, seconds, self.classes, rows.resolution, chances_NC, sounds)
+        rules.columns(self.classes)  # an unknown class is told before an hour of listening
+        return rules
+
+    def _hearing(self, name: str, seconds: float, rows: Rows, n_frames: int, rules: EventRules) -> Hearing:
+        chances_NC = rows.finish(-(-n_frames // FRAMES_PER_POSITION))
+        hearing = Hearing(name, seconds, self.classes, rows.resolution, chances_NC)
+        hearing.sounds = sounds_of(hearing, rules)
+        return hearing
 
     def whole_whisper(self) -> Any:
         """The whole Whisper; its encoder takes the place of the backbone's, which may end early."""

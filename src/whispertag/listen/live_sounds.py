@@ -10,7 +10,7 @@ from whispertag.audio import POSITIONS_PER_SECOND, SAMPLES_PER_POSITION
 from whispertag.labels import ClassTable
 from whispertag.listen.events import EventRules
 from whispertag.listen.hearing import Sound
-from whispertag.listen.rows import Rows
+from whispertag.listen.rows import Rows, step_seconds, whole_steps
 from whispertag.model.checkpoint import SoundTagger
 from whispertag.model.joint import Span
 
@@ -26,14 +26,12 @@ class Ears:
 
     def __init__(self, tagger: SoundTagger, every: float | None = None, resolution: float | None = None):
         self._backbone = tagger.backbone
-        step = self._backbone.pool / POSITIONS_PER_SECOND
+        step = step_seconds(tagger)
 
         def almost(seconds: float) -> int:
             return max(1, int(seconds / step + 1e-6))
 
-        n_steps = round(every / step) if every else almost(1)
-        if n_steps < 1 or (every and abs(n_steps * step - every) > 1e-6):
-            raise ValueError(f"every={every:g}: give a multiple of {step:g} s, the step of this head")
+        n_steps = whole_steps("every", every, tagger) if every else almost(1)
         clip = self._backbone.n_steps(tagger.description.clip_seconds)
         self.every = n_steps * step
         usual = clip if tagger.head.counts_steps else max(n_steps, min(clip, almost(3)))

@@ -6,18 +6,16 @@ The page itself is in assets/demo/. It asks no server for anything; `whispertag 
 import base64
 import html
 import io
-import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from whispertag.listen.hearing import Hearing
+from whispertag.page import asset, fill, inline
 
 if TYPE_CHECKING:
     from whispertag.listen.recording import Source
@@ -61,11 +59,11 @@ def timeline_html(hearing: Hearing, peaks: Sequence[int] = (), audio: str | None
     """
     parts = {
         "TITLE": html.escape(Path(hearing.name).name),
-        "STYLE": _asset("style.css"),
-        "SCRIPT": _asset("timeline.js") + _asset("page.js"),
-        "DATA": _inline(_data(hearing, peaks, audio)),
+        "STYLE": asset("demo", "style.css"),
+        "SCRIPT": asset("demo", "timeline.js") + asset("demo", "page.js"),
+        "DATA": inline(_data(hearing, peaks, audio)),
     }
-    return re.sub(r"<!--([A-Z]+)-->", lambda mark: parts[mark[1]], _asset("page.html"))  # once: no data is a mark
+    return fill("demo", parts)
 
 
 def waveform(source: "Source", seconds: float, mp3: BinaryIO | None = None) -> list[int]:
@@ -139,12 +137,3 @@ def _data(hearing: Hearing, peaks: Sequence[int], audio: str | None) -> dict[str
         "peaks": list(peaks),
         "audio": audio,
     }
-
-
-def _inline(data: Any) -> str:
-    """JSON that cannot end the element it stands in."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def _asset(name: str) -> str:
-    return (files("whispertag") / "assets" / "demo" / name).read_text(encoding="utf-8")

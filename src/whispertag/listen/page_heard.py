@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from whispertag.listen.hearing import Hearing
 from whispertag.listen.page import EMBED_SECONDS, as_url, timeline_html, waveform
 
@@ -50,11 +48,9 @@ class Heard:
 
     def find_again(self, on: float) -> None:
         """Events by another threshold, without listening anew."""
-        from whispertag.listen.events import EventRules, find_sounds
+        from whispertag.listen.events import EventRules, sounds_of
 
-        hearing, rules = self.hearing, EventRules.for_task(self.task, on=on)
-        chances_NC = np.nan_to_num(hearing.chances_NC)
-        hearing.sounds = find_sounds(chances_NC, hearing.resolution, hearing.seconds, hearing.classes, rules)
+        self.hearing.sounds = sounds_of(self.hearing, EventRules.for_task(self.task, on=on))
 
     def write(self, formats: Iterable[str]) -> list[Path]:
         """One file each, by its format's name."""

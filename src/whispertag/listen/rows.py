@@ -10,6 +10,20 @@ from whispertag.model.checkpoint import SoundTagger
 from whispertag.model.joint import Span
 
 
+def step_seconds(tagger: SoundTagger) -> float:
+    """What one of the head's steps lasts."""
+    return tagger.backbone.pool / POSITIONS_PER_SECOND
+
+
+def whole_steps(what: str, seconds: float, tagger: SoundTagger) -> int:
+    """Seconds → steps of the head. Raises ValueError, naming `what`, if they are not one step or several."""
+    step = step_seconds(tagger)
+    n_steps = round(seconds / step)
+    if n_steps < 1 or abs(n_steps * step - seconds) > 1e-6:
+        raise ValueError(f"{what}={seconds:g}: give a multiple of {step:g} s, the step of this head")
+    return n_steps
+
+
 class Rows:
     """Row n covers [n, n + 1) × resolution; it is tagged as soon as nothing more can be heard of it.
 
@@ -19,16 +33,13 @@ class Rows:
     def __init__(self, tagger: SoundTagger, resolution: float):
         self.tagger, self.resolution = tagger, resolution
         self._timeline = Timeline(tagger.backbone.pool)
-        step = tagger.backbone.pool / POSITIONS_PER_SECOND
-        self._n_steps = round(resolution / step)
-        if self._n_steps < 1 or abs(self._n_steps * step - resolution) > 1e-6:
-            raise ValueError(f"resolution={resolution:g}: give a multiple of {step:g} s, the step of this head")
+        self._n_steps = whole_steps("resolution", resolution, tagger)
         self._rows: list[np.ndarray] = []
         self._clip = tagger.backbone.n_steps(tagger.description.clip_seconds)
         if tagger.head.counts_steps and self._n_steps != self._clip:
             raise ValueError(
                 f"resolution={resolution:g}: this head has a weight for each step of its clips, "
-                f"so it takes {self._clip * step:g} s and nothing else"
+                f"so it takes {self._clip * step_seconds(tagger):g} s and nothing else"
             )
 
     def add(self, span: Span, means_LTD: Tensor) -> None:

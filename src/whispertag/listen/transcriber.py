@@ -16,9 +16,13 @@ from whispertag.model.joint import hear_windows
 
 @dataclass
 class _Underway:
+    """kind: alike of requests that can be answered in one batch; tokens: what Whisper is given, of a Decode"""
+
     passage: Passage
     running: Generator[Request, Any, None]
-    request: Request
+    request: Request | None = None
+    kind: Any = None
+    tokens: tuple[int, ...] = ()
 
 
 class Transcriber:
@@ -37,62 +41,58 @@ class Transcriber:
         underway: list[_Underway] = []
         while True:
             for passage in islice(passages, self.together - len(underway)):
-                running = passage.run()
-                if (one := self._advance(_Underway(passage, running, None), None)) is None:  # type: ignore[arg-type]
-                    yield passage  # there was nothing to hear
-                else:
+                one = _Underway(passage, passage.run())
+                if self._advance(one, None):
                     underway.append(one)
+                else:
+                    yield passage  # there was nothing to hear
             if not underway:
                 return
             asking = self._choose(underway)
-            for one, answer in zip(asking, self._answer([one.request for one in asking])):
-                if self._advance(one, answer) is None:
+            for one, answer in zip(asking, self._answer(asking)):
+                if not self._advance(one, answer):
                     underway.remove(one)
                     yield one.passage
 
-    @staticmethod
-    def _advance(one: _Underway, answer: Any) -> _Underway | None:
+    def _advance(self, one: _Underway, answer: Any) -> bool:
+        """To its next request; False if there is none."""
+        from whisper.decoding import DecodingTask
+
         try:
             one.request = one.running.send(answer)
         except StopIteration:
-            return None
-        return one
+            return False
+        one.kind = type(one.request)
+        if isinstance(one.request, Decode):
+            one.tokens = DecodingTask(self.model, one.request.options).initial_tokens
+            # Whisper's decoder knows no padding: prompts in one batch are equally long.
+            one.kind = repr(replace(one.request.options, prompt=None, language=None)), len(one.tokens)
+        return True
 
-    def _choose(self, underway: list[_Underway]) -> list[_Underway]:
+    @staticmethod
+    def _choose(underway: list[_Underway]) -> list[_Underway]:
         """Those who ask for the same: first to encode, so that as many as can be decode together."""
         groups: dict[Any, list[_Underway]] = defaultdict(list)
         for one in underway:
-            groups[self._kind(one.request)].append(one)
+            groups[one.kind].append(one)
         for kind in (Encode, DetectLanguage):
             if kind in groups:
                 return groups[kind]
         return max(groups.values(), key=len)
 
-    def _kind(self, request: Request) -> Any:
-        if not isinstance(request, Decode):
-            return type(request)
-        # Whisper's decoder knows no padding: prompts in one batch are equally long.
-        alike = replace(request.options, prompt=None, language=None)
-        return repr(alike), len(self._initial_tokens(request))
-
-    def _initial_tokens(self, request: Decode) -> tuple[int, ...]:
-        from whisper.decoding import DecodingTask
-
-        return DecodingTask(self.model, request.options).initial_tokens
-
-    def _answer(self, requests: list[Any]) -> list[Any]:
+    def _answer(self, asking: list[_Underway]) -> list[Any]:
+        requests: list[Any] = [one.request for one in asking]
         if isinstance(requests[0], Encode):
             return hear_windows(self.backbone, [r.mel_MF for r in requests], [r.span for r in requests])
         features_BPD = torch.stack([r.features_PD for r in requests])
         if isinstance(requests[0], DetectLanguage):
             _, chances = self.model.detect_language(features_BPD)
             return [max(of_one, key=of_one.get) for of_one in chances]
-        return self._decode(features_BPD, requests)
+        return self._decode(features_BPD, requests, torch.tensor([one.tokens for one in asking]))
 
-    def _decode(self, features_BPD: Tensor, requests: list[Decode]) -> list[Any]:
+    def _decode(self, features_BPD: Tensor, requests: list[Decode], rows: Tensor) -> list[Any]:
         from whisper.decoding import DecodingTask
 
-        rows = torch.tensor([self._initial_tokens(r) for r in requests])
         languages = [r.options.language for r in requests]
 
         class Together(DecodingTask):

@@ -96,6 +96,11 @@ def read_head(path: str | os.PathLike[str]) -> tuple[Description, dict[str, Tens
     return Description(**fields), weights
 
 
+def probabilities(logits_BC: Tensor, task: str) -> Tensor:
+    """Of each class for itself (multilabel), or of one among all (multiclass)."""
+    return logits_BC.sigmoid() if task == "multilabel" else logits_BC.softmax(dim=-1)
+
+
 class SoundTagger:
     """A backbone with a trained head: tags clips."""
 
@@ -110,8 +115,7 @@ class SoundTagger:
     @torch.no_grad()
     def chances(self, states_BLTD: Tensor) -> Tensor:
         """The backbone's states → probabilities_BC."""
-        logits_BC = self.head(states_BLTD.to(self.device))
-        return logits_BC.sigmoid() if self.description.task == "multilabel" else logits_BC.softmax(dim=-1)
+        return probabilities(self.head(states_BLTD.to(self.device)), self.description.task)
 
     @property
     def device(self) -> torch.device:

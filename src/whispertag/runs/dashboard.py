@@ -1,14 +1,12 @@
 """A study → one HTML page that needs nothing else: no server, no network. The page itself is in assets/dashboard/."""
 
 import html
-import json
-import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from whispertag.data.shards import make_folder, write_atomically
+from whispertag.page import asset, fill, inline
 from whispertag.runs.curves import read_classes, read_curves
 from whispertag.runs.means import Group
 from whispertag.runs.rows import COSTS, Study, canonical, shown
@@ -26,13 +24,15 @@ def write_page(
     curves, classes = _curves(study, unreadable), _classes(study, unreadable)
     parts = {
         "TITLE": html.escape(study.name),
-        "STYLE": _asset("style.css"),
-        "SCRIPT": "\n".join(_asset(f"{name}.js") for name in ("1_state", "2_table", "3_charts", "4_details")),
-        "DATA": _inline(_data(study, groups, by, against or {}) | {"unreadable": unreadable}),
-        "CURVES": _inline(curves),
-        "CLASSES": _inline(classes),
+        "STYLE": asset("dashboard", "style.css"),
+        "SCRIPT": "\n".join(
+            asset("dashboard", f"{name}.js") for name in ("1_state", "2_table", "3_charts", "4_details")
+        ),
+        "DATA": inline(_data(study, groups, by, against or {}) | {"unreadable": unreadable}),
+        "CURVES": inline(curves),
+        "CLASSES": inline(classes),
     }
-    page = re.sub(r"<!--([A-Z]+)-->", lambda mark: parts[mark[1]], _asset("page.html"))  # once: no data is a mark
+    page = fill("dashboard", parts)
     make_folder(path.parent)
     write_atomically(path, page.encode("utf-8", errors="replace"))
     return unreadable
@@ -108,13 +108,3 @@ def _classes(study: Study, unreadable: dict[str, str]) -> dict[str, Any]:
             number, _ = tables.setdefault(canonical(table), (len(tables), table))
             runs[-1] = number, [None if s is None else round(1e4 * s) for s in scores]
     return {"tables": [table for _, table in tables.values()], "runs": runs}
-
-
-def _inline(data: Any) -> str:
-    """JSON that cannot end the element it stands in."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _asset(name: str) -> str:
-    return (files("whispertag") / "assets" / "dashboard" / name).read_text(encoding="utf-8")
