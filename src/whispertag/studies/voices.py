@@ -14,24 +14,22 @@ import soundfile
 from whispertag.audio import SAMPLE_RATE
 from whispertag.data import synth
 from whispertag.data.espeak import espeak_utterances
-from whispertag.data.mixing import active_level, mix, tile
+from whispertag.data.mixing import mix, tile
+from whispertag.data.noises import TEST_FOLD, read_noises
 from whispertag.data.shards import write_atomically
-from whispertag.data.sources import read_esc50
 from whispertag.data.speech import Utterance, read_digits, split_takes, strings
 
 Rng = np.random.Generator
 Noises = Sequence[tuple[np.ndarray, str]]  # waves and what they are
 SPEECH, SILENCE = "Speech", "Silence"
 MUSIC = ("Theremin", "Ringtone", "Ding-dong", "Ding", "Sine wave", "Chirp tone", "Dial tone", "Pulse")
-TEST_FOLD = 5  # of the noises; nano has heard the others
 
 
 def noises_of(root: str | PathLike[str], test: bool) -> Noises:
     """Recordings in ESC-50's layout that are not digital silence: those of fold 5, or the others."""
-    clips = [clip for clip in read_esc50(root)[0] if (clip.split == f"fold{TEST_FOLD}") == test]
-    if not clips:
+    if not (found := read_noises(root, test)):
         raise ValueError(f"{root} has no noises {'in' if test else 'outside'} fold {TEST_FOLD}")
-    return [(wave_S, clip.labels[0]) for clip in clips if active_level(wave_S := clip.read()[0])]
+    return [(wave_S, clip.labels[0]) for clip, wave_S in found]
 
 
 def write_training_clips(
