@@ -10,6 +10,8 @@ import torch
 
 # The tests run in two processes: one thread each, or they fight for the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
+# MKL's products depend, in their last bit, on where in memory their factors lie, unless it is asked for the same bits.
+os.environ["MKL_CBWR"] = "AUTO,STRICT"
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 

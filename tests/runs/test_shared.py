@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from hydra_plugins.whispertag_shared_encoder import Job, grouped
 from tests.conftest import read_result, write_shards_of
@@ -51,6 +52,10 @@ def sweep(*arguments: str) -> int:
 def same(one: Path, other: Path) -> None:
     """Weights, curves, tables and results of two runs, but for their times and places."""
     assert one.name == other.name
+    a, b = (load_file(folder / "head.safetensors") for folder in (one, other))
+    assert a.keys() == b.keys()
+    off = {name: (a[name].double() - b[name].double()).abs().max().item() for name in a}
+    assert not {name: most for name, most in off.items() if most}, f"weights of {one.name} differ by at most"
     for name in ("head.safetensors", "classes.csv", "metrics/version_0/metrics.csv", "bad_clips.jsonl"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), (one.name, name)
     a, b = ({k: v for k, v in read_result(folder).items() if k not in TIMES} for folder in (one, other))
