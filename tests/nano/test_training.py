@@ -1,11 +1,7 @@
 """One training, with material the tests make: seeded, resumed, and what a wrong request says."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +10,8 @@ import soundfile
 import torch
 import whisper
 
-from tests.conftest import ROOT
 from tests.data.test_speech import write_digits
+from tests.processes import Started, finish
 from whispertag.nano import study
 from whispertag.nano.model import NanoWhisper, dimensions
 from whispertag.nano.scenes import Recipe
@@ -55,16 +51,15 @@ def request(material, *more: str) -> list[str]:
         "precision=32-true",
         "recipe.audio_per_step=6.0",
     ]
-    return [sys.executable, str(ROOT / "experiments" / "nano" / "run.py"), *material, *small, *sizes, *more]
+    return ["experiments/nano/run.py", *material, *small, *sizes, *more]
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess:
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+run = partial(finish, check=False)
 
 
 def test_killed_and_resumed_it_ends_with_the_same_file(material, tmp_path):
     """The same seed gives the same weights (on this machine, with as many threads), also after a kill."""
-    straight = run(request(material))
+    straight = run(*request(material))
     assert straight.returncode == 0, straight.stderr
     folder = Path("experiments/nano/runs/nano")
     expected = (folder / "nano.pt").read_bytes()
@@ -73,20 +68,14 @@ def test_killed_and_resumed_it_ends_with_the_same_file(material, tmp_path):
     assert (folder / "nano-4.pt").read_bytes() != expected
     folder.rename(tmp_path / "straight")
 
-    process = subprocess.Popen(
-        request(material), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 200
-    while not (folder / "last.ckpt").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process = Started(*request(material))
+    process.wait_for((folder / "last.ckpt").exists)
+    process.kill()
     assert not (folder / "nano.pt").exists(), "killed too late for this test to say anything"
-    resumed = run(request(material))
+    resumed = run(*request(material))
     assert resumed.returncode == 0, resumed.stderr
     assert (folder / "nano.pt").read_bytes() == expected
-    again = run(request(material))
+    again = run(*request(material))
     assert again.returncode == 0 and "nothing to train" in again.stdout + again.stderr
 
 
@@ -117,12 +106,12 @@ def test_wrong_requests_say_what_is_wrong(material, tmp_path, wrong, message):
 def test_a_folder_of_another_request_is_refused(material):
     folder = Path("experiments/nano/runs/nano")
     folder.mkdir(parents=True)
-    ended = run(request(material, "unheard=nobody"))
+    ended = run(*request(material, "unheard=nobody"))
     assert ended.returncode == 1
     assert ended.stderr.strip().splitlines()[-1].startswith("error: unheard=nobody: no such speaker")
     assert not (folder / "request.json").exists(), "nothing came of that: the mended command may run"
     (folder / "request.json").write_text(json.dumps({"seed": 7}))
-    ended = run(request(material))
+    ended = run(*request(material))
     assert ended.returncode == 1 and "was begun with another" in ended.stderr and "give name=" in ended.stderr
 
 

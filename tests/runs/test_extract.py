@@ -1,11 +1,8 @@
 """extract.py as a user runs it, and the training from what it leaves."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,17 +12,13 @@ from safetensors.torch import load_file
 
 from tests.conftest import read_result, write_shards_of
 from tests.data.test_module import GOOD, LABELS, stream, tar_of
-from tests.runs.test_train import QUIET, ROOT, TINY, runs, train
+from tests.processes import Started, finish
+from tests.runs.test_train import QUIET, TINY, runs, train
 from whispertag.data.features import Definition, FeatureStore
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.runs.extract import Extraction
 
-
-def extract(*arguments: str, check: bool = True, **env) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "extract.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"} | env)
-    assert not check or done.returncode == 0, done.stderr
-    return done
+extract = partial(finish, "extract.py")
 
 
 def extraction(folder: Path, backbone: WhisperBackbone, kept: Path, **options) -> tuple[Extraction, FeatureStore]:
@@ -119,20 +112,13 @@ def test_killed_five_times_it_ends_with_the_same_bytes_and_hears_no_shard_twice(
                 assert written.setdefault(path.name, time_ns) == time_ns, "a shard that was done was done again"
 
     for n in range(1, 6):
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "extract.py"), *asked],
-            env=os.environ | {"WHISPERTAG_DATA": str(kept[1])},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        process = Started("extract.py", *asked, WHISPERTAG_DATA=str(kept[1]))
         before = len(written)
         while process.poll() is None and len(written) <= before + rng.randrange(3):
             see()
         time.sleep(rng.uniform(0, 0.05))
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
         see()
         assert len(written) < 20, f"kill {n} came too late to mean anything"
     extract(*asked, WHISPERTAG_DATA=str(kept[1]))

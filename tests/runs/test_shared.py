@@ -3,7 +3,6 @@
 import logging
 import runpy
 import signal
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from hydra_plugins.whispertag_shared_encoder import Job, grouped
-from tests.conftest import read_result, write_shards_of
-from tests.runs.test_train import QUIET, ROOT, runs
+from tests.conftest import ROOT, read_result, write_shards_of
+from tests.processes import Started
+from tests.runs.test_train import QUIET, runs
 from whispertag.data import feature_stream
 from whispertag.model.backbone import WhisperBackbone
 
@@ -136,18 +136,16 @@ LONG = [
 
 def stopped(*arguments: str, by: int) -> tuple[int, str]:
     """Run a sweep of four and send it a signal once all have done two epochs → exit code, what it said."""
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *arguments, SHARED]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+
+    def far() -> bool:
         done = [torch.load(f / "last.ckpt", weights_only=True)["epoch"] for f in runs() if (f / "last.ckpt").exists()]
-        if len(done) == 4 and min(done) >= 1:
-            break
-        time.sleep(0.02)
-    assert process.poll() is None, "it ended before it could be stopped"
+        return len(done) == 4 and min(done) >= 1
+
+    process = Started("train.py", "-m", *arguments, SHARED)
+    process.wait_for(far)
     process.send_signal(by)
-    _, said = process.communicate(timeout=20)
-    return process.returncode, said
+    ended = process.wait(20)
+    return ended.returncode, ended.stderr
 
 
 @pytest.mark.slow

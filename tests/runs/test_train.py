@@ -6,25 +6,21 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import read_result, write_shards_of
+from tests.conftest import ROOT, read_result, write_shards_of
+from tests.processes import Started, finish
 
-ROOT = Path(__file__).parents[2]
 TINY = ["trainer.max_epochs=2", "data.n_train=12", "data.n_eval=6", "data.workers=1", "data.batch_size=4"]
 TINY += ["trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"]
 QUIET = ["logger.mode=disabled"]
 
 
-def train(*arguments: str, check: bool = True, **env) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    environment = {**os.environ, "COLUMNS": "200"} | env
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert not check or done.returncode == 0, done.stderr
-    return done
+train = partial(finish, "train.py")
 
 
 def runs(study="scratch") -> list[Path]:
@@ -57,7 +53,10 @@ def one_run(tmp_path_factory):
     before = os.getcwd()
     os.chdir(folder)
     try:
-        done = train(*TINY, "baseline=true", WHISPERTAG_DATA=str(folder / "shards"))
+        command = [sys.executable, str(ROOT / "train.py"), *TINY, "baseline=true"]
+        environment = os.environ | {"COLUMNS": "200", "WHISPERTAG_DATA": str(folder / "shards")}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
         yield done, folder / runs()[0]
     finally:
         os.chdir(before)
@@ -133,20 +132,17 @@ def test_six_jobs_in_six_folders_and_one_failure_spoils_no_other():
 
 def killed_in_epoch(number: int, *arguments: str, sign: int) -> None:
     """Start a run and send it a signal once `number` epochs are done and the next is under way."""
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while time.time() < deadline and process.poll() is None:
-        csvs = [c for r in runs() for c in r.glob("metrics/*/metrics.csv")]
-        if csvs and csvs[0].read_text().count("\n") > 0 and (runs()[0] / "last.ckpt").exists():
-            epoch = torch.load(runs()[0] / "last.ckpt", weights_only=True)["epoch"]
-            if epoch + 1 >= number:
-                time.sleep(0.05)
-                break
-        time.sleep(0.01)
+
+    def done() -> int:
+        kept = [run / "last.ckpt" for run in runs() if (run / "last.ckpt").exists()]
+        return torch.load(kept[0], weights_only=True)["epoch"] + 1 if kept else 0
+
+    process = Started("train.py", *arguments)
+    process.wait_for(lambda: done() >= number)
+    time.sleep(0.05)
     assert process.poll() is None, "it ended before it could be killed"
     process.send_signal(sign)
-    process.wait()
+    process.wait(60)
 
 
 LONG = [
