@@ -37,6 +37,7 @@ lint: $(VENV)/dev  ## style, imports, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 bench: $(VENV)/dev  ## speed of the backbone against the plain way (see benchmarks/README.md)
 	$(BIN)/python benchmarks/hearing.py

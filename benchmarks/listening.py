@@ -22,8 +22,8 @@ import whisper
 
 from whispertag.audio import SAMPLE_RATE, read_wave
 from whispertag.labels import ClassTable
+from whispertag.listen.exchange.whisper_at import write_published
 from whispertag.listen.listener import Listener, load
-from whispertag.listen.published import write_published
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.checkpoint import Description, read_head, save_head
 from whispertag.model.heads import TaggingHead
@@ -73,12 +73,11 @@ def whisper_at(path: Path, folder: Path) -> Any:
     return model.eval()
 
 
-def compare(name: str) -> None:
+def compare(name: str, folder: Path) -> None:
     import whisper_at as released
 
-    with tempfile.TemporaryDirectory() as made:
-        path = checkpoint(name, Path(made))
-        model, ours, theirs = whisper.load_model(str(path)), listener(path, Path(made)), whisper_at(path, Path(made))
+    path = checkpoint(name, folder)
+    model, ours, theirs = whisper.load_model(str(path)), listener(path, folder), whisper_at(path, folder)
     limit: dict[str, Any] = {} if name == "nano" else {"sample_len": 60}
     minute, short = speech(60), [speech(3 + i / 4) for i in range(16)]
     known = {"language": "en"}
@@ -148,7 +147,8 @@ def main(names: list[str]) -> None:
         return memory()
     print("| model | what | way | seconds | × whisper alone |\n|---|---|---|---|---|")
     for name in names:
-        compare(name)
+        with tempfile.TemporaryDirectory() as folder:
+            compare(name, Path(folder))
     return None
 
 

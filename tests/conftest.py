@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.listening import head_file, listener, speech  # noqa: F401  fixtures
+
 # The tests run in two processes: one thread each, or they fight for the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 # MKL's products depend, in their last bit, on where in memory their factors lie, unless it is asked for the same bits.

@@ -12,9 +12,9 @@ from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
+from whispertag.intervals import student
 from whispertag.runs.result import Result
 from whispertag.studies.context import COLUMNS, WAYS, score_runs
-from whispertag.studies.intervals import student
 from whispertag.studies.tables import Table as Rows
 
 HERE = Path(__file__).parent

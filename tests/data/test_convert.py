@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 import soundfile
 
+from whispertag.commands.main import main
 from whispertag.data.convert import write_shards
 from whispertag.data.parts import Job, make_in_parts
 from whispertag.data.places import find_shards
 from whispertag.data.recordings import Recording, Unusable
 from whispertag.data.shards import Manifest, ShardError
 from whispertag.data.sources import Clip, synthesise
-from whispertag.listen.cli import main
 
-MAIN = "import sys; from whispertag.listen.cli import main; sys.exit(main())"
+MAIN = "import sys; from whispertag.commands.main import main; sys.exit(main())"
 
 
 def recordings(folder: Path, n: int, seconds: float = 0.3) -> list[Clip]:

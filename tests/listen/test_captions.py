@@ -17,8 +17,16 @@ from hypothesis import strategies as st
 from whisper.utils import get_writer
 
 from whispertag.labels import ClassTable
-from whispertag.listen.captions import FORMATS, Cue, CueRules, caption_cues, captions, sounds_csv, write_captions
-from whispertag.listen.cue_text import LAST_KIND, SAID, UNSAID, cue_text, is_music, is_speech, kinds_of
+from whispertag.listen.captions.cue_text import LAST_KIND, SAID, UNSAID, cue_text, is_music, is_speech, kinds_of
+from whispertag.listen.captions.formats import (
+    FORMATS,
+    Cue,
+    CueRules,
+    caption_cues,
+    captions,
+    sounds_csv,
+    write_captions,
+)
 from whispertag.listen.hearing import Hearing, Sound
 
 AUDIOSET = ClassTable.audioset()
@@ -354,7 +362,7 @@ def test_rules_that_make_no_sense_are_refused(rules, says):
 
 
 def test_it_is_imported_without_what_takes_seconds_to_load():
-    code = "import sys, whispertag.listen.captions, whispertag.listen.events; "
+    code = "import sys, whispertag.listen.captions.formats, whispertag.listen.events; "
     code += "print({'torch', 'whisper'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

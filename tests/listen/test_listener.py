@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import whispertag
+from tests.listening import tone
 from whispertag.audio import SAMPLE_RATE, AudioError, log_mel
 from whispertag.listen.events import EventRules
 from whispertag.listen.gate import Gate
 from whispertag.model.checkpoint import load_tagger
 from whispertag.model.weights import find_checkpoint
-
-from .conftest import tone
 
 OPTIONS = [
     {},

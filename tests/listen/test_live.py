@@ -21,18 +21,18 @@ from hypothesis.extra.numpy import arrays
 
 import whispertag
 import whispertag.listen.listener as listener_module
-from tests.listen.conftest import tone
+from tests.listening import tone
 from whispertag.audio import SAMPLE_RATE, AudioError
+from whispertag.commands.live import lines
+from whispertag.commands.main import main
 from whispertag.labels import ClassTable
-from whispertag.listen.cli import main
 from whispertag.listen.events import EventRules, find_sounds
 from whispertag.listen.gate import Gate
-from whispertag.listen.live import Lag, Update, listen_live
-from whispertag.listen.live_command import lines
-from whispertag.listen.live_sounds import Ears, Events
-from whispertag.listen.live_sources import Growing, in_background, pcm_blocks, stream_blocks, until
-from whispertag.listen.live_tape import HELD_FRAMES, LiveTape, first_pause
-from whispertag.listen.live_text import LivePassage
+from whispertag.listen.live.sounds import Ears, Events
+from whispertag.listen.live.sources import Growing, in_background, pcm_blocks, stream_blocks, until
+from whispertag.listen.live.stream import Lag, Update, listen_live
+from whispertag.listen.live.tape import HELD_FRAMES, LiveTape, first_pause
+from whispertag.listen.live.text import LivePassage
 from whispertag.listen.recording import wave_blocks
 from whispertag.listen.tape import MelTape
 
@@ -454,7 +454,7 @@ class FakeDevices(types.ModuleType):
 
 
 def test_a_microphone_loses_aloud_and_keeps_its_clock(monkeypatch, caplog):
-    from whispertag.listen.live_microphone import Microphone
+    from whispertag.listen.live.microphone import Microphone
 
     monkeypatch.setitem(sys.modules, "sounddevice", FakeDevices("sounddevice"))
     time_S = np.arange(4_800 * 50) / 48_000
@@ -504,7 +504,7 @@ def test_ctrl_c_tells_what_was_heard(passage, head_file):
     """A pipe that stays open: nothing but the signal ends it."""
     import signal
 
-    command = [sys.executable, "-m", "whispertag.listen.cli", "live", "-", "--raw", "--model", str(head_file)]
+    command = [sys.executable, "-m", "whispertag.commands.main", "live", "-", "--raw", "--model", str(head_file)]
     live = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     live.stdin.write((passage[: 9 * SAMPLE_RATE] * 32767).astype("<i2").tobytes())
     live.stdin.flush()
@@ -520,7 +520,7 @@ def test_ctrl_c_tells_what_was_heard(passage, head_file):
 
 
 def test_help_needs_no_pytorch():
-    code = "import sys; from whispertag.listen.cli import main\ntry: main(['live', '--help'])\n"
+    code = "import sys; from whispertag.commands.main import main\ntry: main(['live', '--help'])\n"
     code += "finally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert done.stdout.endswith("False\n") and "--mic" in done.stdout

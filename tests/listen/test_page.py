@@ -15,15 +15,15 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.listening import tone
 from whispertag.audio import SAMPLE_RATE, AudioError
+from whispertag.commands.main import main
 from whispertag.labels import ClassTable
-from whispertag.listen import page, page_app
-from whispertag.listen.cli import main
 from whispertag.listen.hearing import Hearing, Sound
-from whispertag.listen.page import PEAKS, lanes, page_of, timeline_html, waveform
-from whispertag.listen.page_heard import Heard
-
-from .conftest import tone
+from whispertag.listen.page import app as page_app
+from whispertag.listen.page import html as page_html
+from whispertag.listen.page.heard import Heard
+from whispertag.listen.page.html import PEAKS, lanes, page_of, timeline_html, waveform
 
 EVIL = "</script><script>alert(1)</script>\u2028<!--DATA-->&amp;"
 
@@ -155,7 +155,7 @@ def test_the_recording_is_in_the_page_if_it_is_there_and_not_too_long(tmp_path, 
     heard = hearing(seconds=3.0, name=str(path))
     data = data_of(page_of(heard))
     assert data["audio"].startswith("data:audio/mpeg;base64,") and len(data["peaks"]) == 300
-    monkeypatch.setattr(page, "EMBED_SECONDS", 2)
+    monkeypatch.setattr(page_html, "EMBED_SECONDS", 2)
     linked = data_of(page_of(heard))
     assert linked["audio"] == path.as_uri() and linked["peaks"] == data["peaks"]
     path.write_bytes(b"no recording any more")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.runs import fake
 from tests.runs.test_train import TINY, runs, train
-from whispertag.listen.cli import main
+from whispertag.commands.main import main
 from whispertag.runs import cloud
 from whispertag.runs.rows import read_study
 

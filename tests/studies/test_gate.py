@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from tests.data.test_speech import write_digits
-from tests.listen.conftest import SPOKEN, head_file, listener, speech, tone  # noqa: F401  (fixtures)
+from tests.listening import SPOKEN, tone
 from tests.studies.test_probe import rows
 from whispertag.audio import SAMPLE_RATE, read_wave
 from whispertag.data.mixing import active_level
@@ -95,7 +95,7 @@ def test_trials_are_of_all_kinds(material):
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-def test_what_is_marked_is_what_a_gate_drops(listener, guard):  # noqa: F811
+def test_what_is_marked_is_what_a_gate_drops(listener, guard):
     spoken = [read_wave(path) for path in sorted(SPOKEN.glob("*.flac"))[:3]]
     clips = [Trial("", wave_S) for wave_S in (*spoken, tone(4.0), np.concatenate([spoken[0], tone(3.0)]))]
     marked = transcribe(listener, clips, guard, Gate("mark", 0.0), seed=0)
@@ -129,7 +129,7 @@ def test_figures():
 
 
 @needs_espeak
-def test_a_stopped_study_goes_on(material, head_file, monkeypatch):  # noqa: F811
+def test_a_stopped_study_goes_on(material, head_file, monkeypatch):
     given = {"heads": {"nano": head_file}, **material, "cache": "cache", "clips": 1, "thresholds": [0.5], "seed": 0}
     monkeypatch.setattr(gate, "BATCH", 4)
     real, calls = gate.transcribe, []

@@ -9,8 +9,8 @@ from tests.studies.test_probe import rows, sounds  # noqa: F401  (a fixture)
 from whispertag.data.mixing import active_level
 from whispertag.data.sources import read_esc50
 from whispertag.data.speech import Utterance
+from whispertag.intervals import bootstrap, student
 from whispertag.studies import noise
-from whispertag.studies.intervals import bootstrap, student
 from whispertag.studies.noise import Trial, regression, trials
 from whispertag.studies.wer import word_error_rate, word_errors
 

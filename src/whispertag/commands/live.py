@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from whispertag.listen.arguments import (
+from whispertag.commands.arguments import (
     add_events,
     add_head,
     add_speech,
@@ -21,12 +21,12 @@ from whispertag.listen.arguments import (
     open_listener,
     speech_options,
 )
-from whispertag.listen.files import STDIN
+from whispertag.commands.files import STDIN
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from whispertag.listen.live import Update
+    from whispertag.listen.live.stream import Update
 
 log = logging.getLogger(__name__)
 BEHIND = 2.0  # seconds that are worth a word
@@ -68,8 +68,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _live(options: argparse.Namespace) -> int:
-    from whispertag.listen.live import listen_live
-    from whispertag.listen.live_sources import until
+    from whispertag.listen.live.sources import until
+    from whispertag.listen.live.stream import listen_live
 
     gate, listener = gate_of(options), open_listener(options)
     with _stopping() as stop, _blocks(options) as blocks:
@@ -116,8 +116,8 @@ def lines(update: "Update") -> Iterator[str]:
 @contextmanager
 def _blocks(options: argparse.Namespace) -> "Iterator[Iterable[np.ndarray]]":
     """The source that was asked for."""
-    from whispertag.listen.live_microphone import Microphone
-    from whispertag.listen.live_sources import in_background, pcm_blocks, stream_blocks
+    from whispertag.listen.live.microphone import Microphone
+    from whispertag.listen.live.sources import in_background, pcm_blocks, stream_blocks
     from whispertag.listen.recording import wave_blocks
 
     if options.mic is not None:
@@ -138,7 +138,7 @@ def _blocks(options: argparse.Namespace) -> "Iterator[Iterable[np.ndarray]]":
 
 def _opened(path: Path, follow: float | None) -> Any:
     """Unbuffered: a buffer's lock, held by a thread that waits for sound, would keep the command from ending."""
-    from whispertag.listen.live_sources import Growing
+    from whispertag.listen.live.sources import Growing
 
     if str(path) == STDIN:
         return nullcontext(sys.stdin.buffer.raw)  # type: ignore[union-attr]

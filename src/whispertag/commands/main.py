@@ -5,14 +5,14 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from whispertag.listen import compare, datasets, export, listening, live_command, page_app, published
+from whispertag.commands import compare, demo, export, live, shards, transcribe, whisper_at
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """→ exit code: 0 done, 1 an error (one line on stderr), 2 wrong usage (argparse), 130 Ctrl-C."""
     parser = argparse.ArgumentParser("whispertag", description="Sounds and words, heard by one frozen Whisper.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for part in (listening, live_command, page_app, datasets, compare, export, published):
+    for part in (transcribe, live, demo, shards, compare, export, whisper_at):
         part.add_commands(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whispertag.listen.arguments import (
+from whispertag.commands.arguments import (
     add_events,
     add_head,
     add_speech,
@@ -18,7 +18,7 @@ from whispertag.listen.arguments import (
     open_listener,
     speech_options,
 )
-from whispertag.listen.files import recordings
+from whispertag.commands.files import recordings
 
 if TYPE_CHECKING:
     from whispertag.listen.hearing import Hearing
@@ -65,7 +65,7 @@ def _tag(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, hear: Callable[..., "Iterator[tuple[int, Hearing]]"]) -> int:
-    from whispertag.listen.captions import FORMATS, captions, write_captions
+    from whispertag.listen.captions.formats import FORMATS, captions, write_captions
 
     if unknown := [format for format in options.format if format not in FORMATS]:
         raise ValueError(f"--format {unknown[0]}: known are {', '.join(FORMATS)}")

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from webdataset import DataPipeline
 
 from whispertag.audio import SAMPLE_RATE
+from whispertag.data.ahead import Ahead
 from whispertag.data.balance import Balance, balanced
 from whispertag.data.cache import ShardCache
 from whispertag.data.feature_stream import feature_batches
@@ -60,6 +61,7 @@ class ClipData(LightningDataModule):
     balance       pass training clips on by the rarity of their classes, as Whisper-AT draws them (data/balance.py)
     reads         with balance: clips read for one that is used; more spread a rare clip's repetitions over epochs
     epochs_per_pass  an epoch is one of so many parts of the training shards; the parts change with every pass
+    workers       processes that decode audio; of features, where one thread reads, only whether it reads ahead (0: no)
     source        "audio", or "features": states that extract.py has computed; then `features` must be set
     prepare       makes the shards where they are missing; may be called by several processes at once
 
@@ -191,6 +193,11 @@ class ClipData(LightningDataModule):
             )
         return sum((manifest.labels for manifest in manifests if manifest), Counter())
 
+    @property
+    def readers(self) -> int:
+        """Of each rank: processes where audio is decoded, one thread where states are copied."""
+        return max(1, self.workers) if self.source == "audio" else 1
+
     def epoch_clips(self) -> float:
         """Clips of an epoch, over all ranks; on average where they are drawn."""
         return self.train_clips / self.epochs_per_pass / (self.reads if self.balance else 1)
@@ -200,9 +207,9 @@ class ClipData(LightningDataModule):
 
         Every worker ends on a smaller batch of its own.
         """
-        readers = workers = max(1, self.workers)
+        readers = self.readers
         if world_size > 1:
-            return workers * self._batches_each(world_size)
+            return readers * self._batches_each(world_size)
         total, sizes = self.epoch_clips(), [shard.clips for shard in self.train_shards]
         whole = total == self.train_clips and None not in sizes and len(sizes) >= readers
         if whole and self.source == "audio":  # workers take whole shards
@@ -211,7 +218,7 @@ class ClipData(LightningDataModule):
 
     def _batches_each(self, world_size: int) -> int:
         """Batches that every worker of several ranks gives: ranks take their steps together."""
-        readers = world_size * max(1, self.workers)
+        readers = world_size * self.readers
         if (total := self.epoch_clips()) < readers:
             raise ShardError(f"{total:.0f} training clips an epoch for {readers} workers × ranks: take fewer of both")
         return ceil(total / readers / self.batch_size)
@@ -233,10 +240,11 @@ class ClipData(LightningDataModule):
     def _epoch(self) -> int:
         return self.trainer.current_epoch if self.trainer else 0
 
-    def stream(self, stage: str, epoch: int) -> DataLoader:
+    def stream(self, stage: str, epoch: int) -> Iterable[dict[str, Any]]:
         """stage  train | statistics | val; the last is the same in every epoch"""
+        processes = self.source == "audio"
         if stage == "val":
-            return self._loader(self._stages(self.val_shards))
+            return self._loader(self._stages(self.val_shards), processes)
         nth_pass, part = divmod(epoch, self.epochs_per_pass)
         if self.epochs_per_pass > len(self.train_shards):
             raise ShardError(f"data.epochs_per_pass={self.epochs_per_pass}: there are {len(self.train_shards)} shards")
@@ -247,9 +255,9 @@ class ClipData(LightningDataModule):
         stages = self._stages(shards, (self.seed, epoch))
         if (world_size := self._share().world_size) > 1:
             stages = [partial(repeated, stages, self._batches_each(world_size))]
-        return self._loader(stages)
+        return self._loader(stages, processes)
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> Iterable[dict[str, Any]]:
         """For extract.py: this rank's share of all shards, but for those whose features are there."""
         assert self.features
         share, features = self._share(), self.features
@@ -306,10 +314,9 @@ class ClipData(LightningDataModule):
         trainer = self.trainer
         return Share(trainer.global_rank, trainer.world_size) if trainer else Share(0, 1)
 
-    def _loader(self, stages: list) -> DataLoader:
-        return DataLoader(
-            DataPipeline(*stages),
-            batch_size=None,  # batched in the worker, so one message carries a whole batch
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def _loader(self, stages: list, worker_processes: bool = True) -> Iterable[dict[str, Any]]:
+        pipeline, pin = DataPipeline(*stages), torch.cuda.is_available()
+        if not worker_processes:
+            return Ahead(lambda: iter(pipeline), depth=2 if self.workers else 0, pin=pin)
+        # Batched in the worker, so that one message carries a whole batch.
+        return DataLoader(pipeline, batch_size=None, num_workers=self.workers, pin_memory=pin)

@@ -9,12 +9,12 @@ import torch
 
 from whispertag.audio import FRAMES_PER_POSITION, SECONDS_PER_POSITION
 from whispertag.listen.events import EventRules, sounds_of
+from whispertag.listen.exchange.whisper_at import load_published
+from whispertag.listen.exchange.whisper_at_files import is_published
 from whispertag.listen.gate import Gate
 from whispertag.listen.hearing import Hearing
 from whispertag.listen.passage import Passage
-from whispertag.listen.published import load_published
 from whispertag.listen.recording import Source, name_of, wave_blocks
-from whispertag.listen.released import is_published
 from whispertag.listen.rows import Rows
 from whispertag.listen.sounds import Bad, Progress, heeding, tag_clips
 from whispertag.listen.speech import SpeechOptions
@@ -33,7 +33,7 @@ def load(
 ) -> "Listener":
     """A head.safetensors, the folder of the run that made it, or a head published with Whisper-AT → a listener.
 
-    path           the latter as a .pth file, or whisper-at:large-v2 (see listen/published.py)
+    path           the latter as a .pth file, or whisper-at:large-v2 (see listen/exchange/whisper_at.py)
     model          where the backbone's checkpoint is now, if not where it was in training
     download_root  where OpenAI's files are kept (None: Whisper's own cache folder)
 

@@ -12,9 +12,9 @@ from whispertag.audio import SAMPLE_RATE, WINDOW_SECONDS, fit_length
 from whispertag.data.espeak import espeak_utterances
 from whispertag.data.mixing import mix
 from whispertag.data.speech import Utterance, by_speaker, join, read_digits, split_takes, strings
+from whispertag.intervals import bootstrap
 from whispertag.model.weights import find_checkpoint
 from whispertag.nano.material import noises_of, synthetic_noises
-from whispertag.studies.intervals import bootstrap
 from whispertag.studies.tables import Table
 from whispertag.studies.wer import word_errors
 

@@ -85,7 +85,7 @@ def _minus(scores: Scores, others: Scores) -> Scores:
 
 def _means(scores: Sequence[tuple[tuple[str, ...], Scores]], names: Sequence[str]) -> dict[str, Interval]:
     """Of (place, scores of the run or pair there)."""
-    from whispertag.studies.intervals import student
+    from whispertag.intervals import student
 
     units: dict[str, list[Scores]] = defaultdict(list)
     for (unit, *_), metrics in scores:

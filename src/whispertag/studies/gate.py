@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from whispertag.audio import SAMPLE_RATE
+from whispertag.intervals import bootstrap
 from whispertag.listen.gate import Gate
 from whispertag.listen.listener import Listener, load
-from whispertag.studies.intervals import bootstrap
 from whispertag.studies.tables import Table
 from whispertag.studies.voices import Trial, trials
 from whispertag.studies.wer import word_errors

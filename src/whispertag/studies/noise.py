@@ -18,8 +18,8 @@ from whispertag.audio import SAMPLE_RATE, WINDOW_SECONDS
 from whispertag.data.mixing import active_level, mix
 from whispertag.data.sources import Clip, read_esc50
 from whispertag.data.speech import Utterance, read_speech, strings
+from whispertag.intervals import bootstrap
 from whispertag.model.weights import find_checkpoint, load_whisper
-from whispertag.studies.intervals import bootstrap
 from whispertag.studies.plots import line_plot, save_plot
 from whispertag.studies.tables import Table
 from whispertag.studies.wer import transcribe_stream, word_errors

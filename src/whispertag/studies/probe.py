@@ -20,8 +20,8 @@ from whispertag.audio import POSITIONS_PER_SECOND, SAMPLE_RATE, fit_length, log_
 from whispertag.data.mixing import active_level, mix
 from whispertag.data.sources import Clip, read_esc50
 from whispertag.data.speech import Utterance, read_speech, talk
+from whispertag.intervals import bootstrap
 from whispertag.model.backbone import WhisperBackbone
-from whispertag.studies.intervals import bootstrap
 from whispertag.studies.plots import line_plot, save_plot
 from whispertag.studies.tables import Table
 

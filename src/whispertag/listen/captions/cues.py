@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from whispertag.listen.cue_text import cue_text, is_speech, kinds_of
+from whispertag.listen.captions.cue_text import cue_text, is_speech, kinds_of
 from whispertag.listen.hearing import Hearing, Sound
 
 Span = tuple[float, float]  # start, end in seconds

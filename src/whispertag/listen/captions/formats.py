@@ -1,12 +1,12 @@
 """What was heard → files: srt, vtt, txt to read; tsv, json, csv to go on with.
 
-    srt, vtt   captions; sounds as `[door knock]` in the gaps between speech (listen/cues.py)
+    srt, vtt   captions; sounds as `[door knock]` in the gaps between speech (listen/captions/cues.py)
     txt        a line a segment or cue, by time; a cue needs no gap here
     tsv        a row a segment and a row a sound: start and end in milliseconds, text (of a sound, its class: `[Knock]`)
     json       all but the rows of probabilities
     csv        a row a sound
     rows.csv   the rows of probabilities, a column a class
-    html       a page to look at and listen to, with the recording in it (listen/page.py)
+    html       a page to look at and listen to, with the recording in it (listen/page/html.py)
 
 Without sounds, srt, vtt, tsv and txt are openai-whisper's to the byte, with three exceptions: a segment without text
 gives nothing, a text takes no blank line or tab into the file, and `&`, `<` and `>` are escaped in WebVTT.
@@ -27,9 +27,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from whispertag.listen.cues import Cue, CueRules, caption_cues, one_block, sound_cues
+from whispertag.listen.captions.cues import Cue, CueRules, caption_cues, one_block, sound_cues
 from whispertag.listen.hearing import Hearing
-from whispertag.listen.page import page_of
+from whispertag.listen.page.html import page_of
 
 __all__ = ["FORMATS", "Cue", "CueRules", "caption_cues", "captions", "sounds_csv", "write_captions"]
 

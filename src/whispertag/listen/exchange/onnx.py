@@ -1,4 +1,4 @@
-"""The command `export onnx`: a head, alone or with its encoder, as a file that runs without PyTorch.
+"""ONNX: a head, alone or with its encoder, as a file that runs without PyTorch.
 
 One file takes one of three inputs (float32; B, S, F, T are free):
 
@@ -13,7 +13,6 @@ stands in the file's metadata, as in head.safetensors: JSON under backbone, head
 metrics, format, input, n_mels, version.
 """
 
-import argparse
 import json
 import logging
 import os
@@ -26,40 +25,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from whispertag.listen.graphs import Graph
+    from whispertag.listen.exchange.onnx_graphs import Graph
 
 INPUTS = ("wave", "mel", "states")
 OPSETS = range(18, 26)  # what the exporter can write
 OPSET = 18  # the exporter's own, and what runtimes of 2023 and later know
 TOLERANCE = 1e-4  # between ONNX Runtime and PyTorch, in units of the output's largest value
 ONE_FILE = 3 * 2**29  # bytes of weights; beyond (protobuf ends at 2 GiB) they go into <name>.onnx.data
-
-
-def add_commands(commands: Any) -> None:
-    export = commands.add_parser("export", help="a head for use without PyTorch")
-    kinds = export.add_subparsers(metavar="KIND", required=True)
-    text = "ONNX: the head, alone or with its encoder, checked against PyTorch"
-    onnx = kinds.add_parser("onnx", help=text, description=text)
-    onnx.add_argument("head", type=Path, metavar="HEAD", help="head.safetensors")
-    onnx.add_argument("--to", type=Path, metavar="PLACE", help="file.onnx, or a folder for <input>.onnx (the head's)")
-    onnx.add_argument(
-        "--input",
-        choices=INPUTS,
-        default="wave",
-        help="what the file takes: 16 kHz waves (default) or log-mels: encoder and head; states: the head alone",
-    )
-    onnx.add_argument("--model", metavar="FILE", help="where the backbone's checkpoint is now, if it was moved")
-    onnx.add_argument("--opset", type=int, default=OPSET, metavar="N", help=f"ONNX operator set ({OPSET})")
-    onnx.set_defaults(run=_export)
-
-
-def _export(options: argparse.Namespace) -> None:
-    to = options.to or options.head.parent
-    if to.suffix != ".onnx":
-        to = to / f"{options.input}.onnx"
-    worst = export_onnx(options.head, to, options.input, options.model, options.opset)
-    size = sum(file.stat().st_size for file in (to, _data(to)) if file.exists())
-    print(f"{to}: {size / 1e6:,.1f} MB, within {worst:.1e} of PyTorch (of the largest value)")
 
 
 def export_onnx(
@@ -88,7 +60,7 @@ def export_onnx(
     except ImportError as error:
         raise ValueError(f"{error}: pip install 'whispertag[onnx]'") from error
     from whispertag.data.shards import make_folder
-    from whispertag.listen.graphs import graph_of
+    from whispertag.listen.exchange.onnx_graphs import graph_of
 
     to = Path(to)
     graph = graph_of(head, takes, model).eval()
@@ -102,10 +74,10 @@ def export_onnx(
         program.save(part, external_data=sum(w.const_value.nbytes for w in weights) > ONE_FILE)
         onnx.checker.check_model(part)
         worst = compare_with_torch(part, graph)
-        if _data(part).exists():
-            os.replace(_data(part), _data(to))
+        if weights_file(part).exists():
+            os.replace(weights_file(part), weights_file(to))
         else:
-            _data(to).unlink(missing_ok=True)
+            weights_file(to).unlink(missing_ok=True)
         os.replace(part, to)
     return worst
 
@@ -192,7 +164,7 @@ def _metadata(graph: "Graph") -> dict[str, str]:
     return {key: json.dumps(value, ensure_ascii=False) for key, value in fields.items()}
 
 
-def _data(onnx_file: Path) -> Path:
+def weights_file(onnx_file: Path) -> Path:
     """Where weights lie that do not fit into the file."""
     return onnx_file.with_name(f"{onnx_file.name}.data")
 

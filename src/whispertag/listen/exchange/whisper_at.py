@@ -1,25 +1,23 @@
-"""The commands `import` and `release`: heads published with Whisper-AT (.pth) ↔ ours (head.safetensors).
+"""Heads published with Whisper-AT (.pth) ↔ ours (head.safetensors).
 
 A published head is a dictionary of tensors; the pools follow from which there are, the Whisper from the file's name.
 """
 
-import argparse
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from whispertag.listen.release_format import (
+from whispertag.listen.exchange.whisper_at_files import published_file, read_tensors, whisper_of
+from whispertag.listen.exchange.whisper_at_format import (
     CLIP_SECONDS,
     CONTEXT,
     POOL,
     head_options,
-    kind_of,
     our_names,
     their_names,
     unpublishable,
 )
-from whispertag.listen.released import SCHEME, published_file, read_tensors, whisper_of
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +40,7 @@ def read_published(
 
     Raises FileNotFoundError, and ValueError for what is no head of Whisper-AT or listens to another Whisper.
     """
-    description, head = _read(source, model, layer)
+    description, head = published_head(source, model, layer)
     return description, head.state_dict()
 
 
@@ -75,7 +73,10 @@ def write_published(path: str | os.PathLike[str], description: "Description", we
     write_atomically(Path(path), raw.getvalue())
 
 
-def _read(source: str | os.PathLike[str], model: str | None, layer: str | None) -> "tuple[Description, TaggingHead]":
+def published_head(
+    source: str | os.PathLike[str], model: str | None = None, layer: str | None = None
+) -> "tuple[Description, TaggingHead]":
+    """As read_published, with the weights in a head."""
     import torch
 
     from whispertag.labels import ClassTable
@@ -114,37 +115,3 @@ def _read(source: str | os.PathLike[str], model: str | None, layer: str | None) 
         origin={"file": path.name, "sha256": sha256(path)},
     )
     return description, head
-
-
-def add_commands(commands: Any) -> None:
-    parser = commands.add_parser("import", help="a head published with Whisper-AT → head.safetensors")
-    parser.add_argument("source", metavar="FILE", help=f"a .pth file, or {SCHEME}<model>[-low]")
-    parser.add_argument("--model", help="its Whisper: name, checkpoint or folder (as the file's name says)")
-    parser.add_argument("--layer", choices=("mean", "last"), help="layer pool, where the file does not tell")
-    parser.add_argument("--to", type=Path, required=True, metavar="HEAD", help="the head.safetensors to write")
-    parser.set_defaults(run=_import)
-    release = commands.add_parser("release", help="head.safetensors → a .pth file as Whisper-AT reads it")
-    release.add_argument("head", metavar="HEAD", help="head.safetensors of a run")
-    release.add_argument("--to", type=Path, required=True, metavar="FILE", help="the .pth file to write")
-    release.set_defaults(run=_release)
-
-
-def _import(options: argparse.Namespace) -> None:
-    from whispertag.model.checkpoint import save_head
-
-    description, head = _read(options.source, options.model, options.layer)
-    save_head(options.to, head, description)
-    print(f"{options.to}: {_told(description)}; from {options.source}, sha256 {description.origin['sha256']}")
-
-
-def _release(options: argparse.Namespace) -> None:
-    from whispertag.model.checkpoint import read_head
-
-    description, weights = read_head(options.head)
-    write_published(options.to, description, weights)
-    print(f"{options.to}: {_told(description)}")
-
-
-def _told(description: "Description") -> str:
-    kind, classes = kind_of(description.head), description.classes["names"]
-    return f"{kind} on {description.backbone['name']}, {len(classes)} classes"

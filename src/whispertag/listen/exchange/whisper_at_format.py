@@ -73,7 +73,7 @@ def head_options(path: Path, theirs: "dict[str, Tensor]", layer: str | None) -> 
 def unpublishable(description: "Description") -> str | None:
     """Why Whisper-AT has no such heads, or None."""
     from whispertag.labels import ClassTable
-    from whispertag.listen.released import layers_and_width
+    from whispertag.listen.exchange.whisper_at_files import layers_and_width
 
     backbone, head = description.backbone, _with_defaults(description.head)
     n_layers, _ = layers_and_width(backbone["name"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from whispertag.listen.live_sources import READ_SECONDS, Blocks, Wave, as_they_come
+from whispertag.listen.live.sources import READ_SECONDS, Blocks, Wave, as_they_come
 from whispertag.listen.recording import resampled
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from whispertag.listen.events import EventRules
 from whispertag.listen.gate import Gate
 from whispertag.listen.hearing import Sound
 from whispertag.listen.listener import Listener
-from whispertag.listen.live_sounds import Ears, Events
-from whispertag.listen.live_text import Scribe
+from whispertag.listen.live.sounds import Ears, Events
+from whispertag.listen.live.text import Scribe
 from whispertag.listen.recording import cut
 from whispertag.listen.speech import SpeechOptions
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from whispertag.audio import FRAMES_PER_POSITION, WINDOW_SECONDS
 from whispertag.listen.gate import Gate
-from whispertag.listen.live_tape import LiveTape
+from whispertag.listen.live.tape import LiveTape
 from whispertag.listen.passage import Passage, Request, Segment
 from whispertag.listen.rows import Rows
 from whispertag.listen.speech import SpeechOptions

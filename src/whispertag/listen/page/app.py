@@ -1,18 +1,14 @@
-"""The command `demo`: a page to upload or record something, and to see and hear what is in it.
+"""A page to upload or record something, and to see and hear what is in it.
 
 Nothing is asked of other machines: no analytics, no fonts or scripts from elsewhere, no share link.
 """
 
-import argparse
 import html
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-
-from whispertag.listen.arguments import add_head, open_listener
 
 if TYPE_CHECKING:
     from whispertag.listen.listener import Listener
@@ -28,34 +24,6 @@ footer { display: none !important; } .heard .html-container { padding: 0 !import
 """
 
 
-def add_commands(commands: Any) -> None:
-    demo = commands.add_parser("demo", help="a page in the browser: record or upload, and see what is heard")
-    add_head(demo)
-    demo.add_argument("--port", type=int, default=7860)
-    demo.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in, unasked (127.0.0.1)")
-    demo.set_defaults(run=_demo, again="the page is gone")
-
-
-def _demo(options: argparse.Namespace) -> None:
-    gradio = _gradio()
-    listener = open_listener(options)
-    with tempfile.TemporaryDirectory(prefix="whispertag-demo-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
-        page = demo_app(listener, Path(folder))
-        try:
-            page.launch(
-                server_name=options.host,
-                server_port=options.port,
-                prevent_thread_lock=True,
-                **launch_settings(gradio, Path(folder)),
-            )
-        except OSError as error:
-            where = f"--host {options.host} --port {options.port}"
-            raise OSError(f"{where}: another program has this port, or it is no address of this machine") from error
-        print(f"http://{options.host}:{options.port} — Ctrl-C ends it", flush=True)
-        page.block_thread()
-
-
 def launch_settings(gradio: Any, folder: Path) -> dict[str, Any]:
     """What `launch` is told: nothing from or to the net, and only what is in `folder` may be fetched."""
     system = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
@@ -67,10 +35,10 @@ def launch_settings(gradio: Any, folder: Path) -> dict[str, Any]:
 def demo_app(listener: "Listener", folder: Path) -> Any:
     """→ gradio.Blocks, not yet launched. folder: where files may be made."""
     from whispertag.listen.events import EventRules
-    from whispertag.listen.page_heard import Heard
+    from whispertag.listen.page.heard import Heard
     from whispertag.model.weights import ASSETS
 
-    gradio = _gradio()
+    gradio = import_gradio()
     speaks = listener.tagger.backbone.weights != "random"
     resolutions = possible_resolutions(listener)
 
@@ -148,7 +116,7 @@ def _no_downloads(gradio: Any) -> list[Any]:
     return [gradio.update(value=None, interactive=False) for _ in DOWNLOADS]
 
 
-def _gradio() -> Any:
+def import_gradio() -> Any:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it is read when gradio is imported, too
     try:
         import gradio

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whispertag.listen.hearing import Hearing
-from whispertag.listen.page import EMBED_SECONDS, as_url, timeline_html, waveform
+from whispertag.listen.page.html import EMBED_SECONDS, as_url, timeline_html, waveform
 
 if TYPE_CHECKING:
     from whispertag.listen.listener import Listener, Progress
@@ -54,7 +54,7 @@ class Heard:
 
     def write(self, formats: Iterable[str]) -> list[Path]:
         """One file each, by its format's name."""
-        from whispertag.listen.captions import captions
+        from whispertag.listen.captions.formats import captions
 
         paths = []
         for format in formats:

@@ -11,9 +11,9 @@ import pytest
 
 from tests.data.test_audioset import IDS, MUSIC, SPEECH, audio, write_csv, write_files, write_parquet
 from tests.data.test_module import tar_of
+from whispertag.commands.main import main
 from whispertag.data.module import ClipData
 from whispertag.data.shards import Manifest
-from whispertag.listen.cli import main
 
 
 def table(path: Path) -> list[list[str]]:
@@ -169,7 +169,7 @@ def test_errors_are_one_line_that_names_the_file(tmp_path, capsys, line, message
 
 
 def test_help_does_not_wait_for_pytorch():
-    slow = "import sys; from whispertag.listen.cli import main\n"
+    slow = "import sys; from whispertag.commands.main import main\n"
     slow += "try: main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
     for line in (["--help"], ["shards", "csv", "--help"]):
         done = subprocess.run([sys.executable, "-c", slow, *line], capture_output=True, text=True)

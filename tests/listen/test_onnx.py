@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 
 from tests.conftest import ROOT
 from whispertag.audio import log_mel
+from whispertag.commands.main import main
 from whispertag.labels import ClassTable
-from whispertag.listen import export
-from whispertag.listen.cli import main
-from whispertag.listen.export import compare_with_torch, export_onnx
-from whispertag.listen.graphs import graph_of
+from whispertag.listen.exchange import onnx as module
+from whispertag.listen.exchange.onnx import compare_with_torch, export_onnx
+from whispertag.listen.exchange.onnx_graphs import graph_of
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.checkpoint import Description, load_tagger, read_head, save_head
 from whispertag.model.heads import TaggingHead
@@ -126,8 +126,8 @@ def test_a_file_that_differs_from_pytorch_is_refused_and_the_old_one_stays(tmp_p
     bias_C[2] = torch.nan
     with pytest.raises(ValueError, match="differ from PyTorch's by nan"):
         compare_with_torch(file, graph)
-    monkeypatch.setattr(export, "TOLERANCE", 0.0)
-    monkeypatch.setattr(export, "ONE_FILE", 0)
+    monkeypatch.setattr(module, "TOLERANCE", 0.0)
+    monkeypatch.setattr(module, "ONE_FILE", 0)
     with pytest.raises(ValueError, match="not exported"):
         export_onnx(path, file, "states")
     assert file.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == [path.name, file.name]
@@ -136,7 +136,7 @@ def test_a_file_that_differs_from_pytorch_is_refused_and_the_old_one_stays(tmp_p
 @torch.no_grad()
 def test_weights_that_do_not_fit_into_one_file_lie_beside_it(tmp_path, monkeypatch):
     path = head_file(tmp_path / "head.safetensors", {"time": "weighted", "layer": "mean", "standardize": True})
-    monkeypatch.setattr(export, "ONE_FILE", 0)
+    monkeypatch.setattr(module, "ONE_FILE", 0)
     export_onnx(path, tmp_path / "to" / "a.onnx", "states", opset=21)
     moved = (tmp_path / "to").rename(tmp_path / "elsewhere")
     assert sorted(p.name for p in moved.iterdir()) == ["a.onnx", "a.onnx.data"]

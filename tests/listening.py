@@ -12,7 +12,7 @@ from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.checkpoint import Description, save_head
 from whispertag.model.heads import TaggingHead
 
-SPOKEN = Path(__file__).parent.parent / "nano" / "spoken"
+SPOKEN = Path(__file__).parent / "nano" / "spoken"
 CLASSES = ClassTable(("Speech", "Tone", "Silence"), ("/m/09x0r", "/m/tone", "/m/028v0c"))
 
 

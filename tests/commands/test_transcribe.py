@@ -8,10 +8,9 @@ import sys
 import pytest
 import soundfile
 
+from tests.listening import tone
 from whispertag.audio import SAMPLE_RATE
-from whispertag.listen.cli import main
-
-from .conftest import tone
+from whispertag.commands.main import main
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from tests.runs import fake
 from tests.runs.test_rows import folds_and_seeds
-from whispertag.listen.cli import main
+from whispertag.commands.main import main
 from whispertag.runs.rows import read_study
 
 
@@ -103,7 +103,7 @@ def test_wrong_wishes_end_with_one_line(tmp_path, capsys, more, says):
 
 def test_it_answers_without_what_takes_seconds_to_load(tmp_path):
     fake.study(tmp_path / "s", 3)
-    code = "import sys; from whispertag.listen.cli import main; assert main(['compare', 's']) == 0; "
+    code = "import sys; from whispertag.commands.main import main; assert main(['compare', 's']) == 0; "
     code += "print({'pytorch_lightning', 'torchmetrics', 'wandb', 'plotly'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.endswith("\nset()\n"), done.stdout + done.stderr

@@ -10,11 +10,11 @@ from torch import Tensor
 from whisper_at.model import ATModel
 
 from tests.model.test_huggingface import random_whisper, write
+from whispertag.commands.main import main
 from whispertag.labels import ClassTable
-from whispertag.listen.cli import main
-from whispertag.listen.published import load_published, read_published, write_published
-from whispertag.listen.release_format import their_names
-from whispertag.listen.released import is_published
+from whispertag.listen.exchange.whisper_at import load_published, read_published, write_published
+from whispertag.listen.exchange.whisper_at_files import is_published
+from whispertag.listen.exchange.whisper_at_format import their_names
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.checkpoint import Description, load_tagger, read_head, save_head
 from whispertag.model.heads import TaggingHead
