@@ -11,15 +11,15 @@ Stopped, killed, out of time: the same command goes on with the next shard.
 import hydra
 from omegaconf import DictConfig
 
-from whispertag.runs import build
+from whispertag.runs import build, entry
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="extract")
 def main(config: DictConfig) -> None:
-    with build.plain_errors(again="the same command goes on"), build.claimed_folder():
+    with entry.plain_errors(again="the same command goes on"), entry.claimed_folder():
         from whispertag.runs.extract import Extraction
 
-        clips = build.data(config, build.output_folder())
+        clips = build.data(config, entry.output_folder())
         backbone = build.backbone(config, clips)
         clips.features = build.new_features(config, backbone, clips)
         clips.prepare_data()

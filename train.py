@@ -16,16 +16,16 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from whispertag.runs import build  # imports nothing heavy, so that --help answers at once
+from whispertag.runs import build, entry  # imports nothing heavy, so that --help answers at once
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
-    with build.plain_errors(), build.claimed_folder():
-        result = build.begin(config)
+    with entry.plain_errors(), entry.claimed_folder():
+        result = entry.begin(config)
         if result.status != "done":
             run(config, result)
-        with build.in_turn:
+        with entry.in_turn:
             result.show()
 
 
@@ -35,7 +35,7 @@ def run(config: DictConfig, result) -> None:
 
     with recording(result):
         # 1. What is heard, what hears it, what learns.
-        with build.in_turn:
+        with entry.in_turn:
             clips = build.data(config, Path(result.folder))
             backbone = build.backbone(config, clips)  # before shards are made: weights may not be there
             clips.features = build.features(config, backbone, clips)

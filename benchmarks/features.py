@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from whispertag.data.features import PRECISIONS, Definition, FeatureStore, ShardFeatures
 from whispertag.data.module import ClipData
-from whispertag.data.shards import ShardWriter
+from whispertag.data.shard_file import ShardWriter
 from whispertag.labels import ClassTable
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.heads import TaggingHead

@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from whispertag.data.module import ClipData
-from whispertag.data.shards import ShardWriter
+from whispertag.data.shard_file import ShardWriter
 from whispertag.labels import ClassTable
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.heads import TaggingHead

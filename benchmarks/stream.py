@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import chisquare
 
 from whispertag.data.module import ClipData
-from whispertag.data.shards import ShardWriter
+from whispertag.data.shard_file import ShardWriter
 from whispertag.labels import ClassTable
 
 CLASSES = ClassTable.audioset()
@@ -33,7 +33,7 @@ def write(folder: Path, n: int) -> list[list[int]]:
     labels = [sorted(set(row[: rng.integers(1, 5)].tolist())) for row in drawn]
     wave_S = (rng.normal(size=160) * 0.1).astype(np.float32)
     with ShardWriter(folder, "s", {}, clips_per_shard=1000) as writer:
-        from whispertag.data.shards import encode_flac
+        from whispertag.data.shard_file import encode_flac
 
         audio = encode_flac(wave_S)
         for i, row in enumerate(labels):
@@ -71,7 +71,7 @@ def main(n: int) -> None:
                 options["balance"] = True
             data = make(**options)
             used_C, used, rss = np.zeros(len(CLASSES)), 0, []
-            expected = data.epoch_clips()
+            expected = data.epochs.clips(data.train_clips)
             begin = time.perf_counter()
             for batch in data.train_dataloader():
                 used_C += batch["labels_BC"].sum(0).numpy()

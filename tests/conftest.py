@@ -72,7 +72,7 @@ def write_shards_of(
     folder: Path, labels: list[list[str]], clips_per_shard: int = 4, seed: int = 0, seconds=1.0
 ) -> Path:
     """Shards of noise clips with keys clip000 … and the given labels."""
-    from whispertag.data.shards import ShardWriter
+    from whispertag.data.shard_file import ShardWriter
 
     rng = np.random.default_rng(seed)
     with ShardWriter(folder, "test", {"made_by": "tests"}, clips_per_shard) as writer:

@@ -11,14 +11,14 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from whispertag.runs import build
+from whispertag.runs import entry
 
 ROOT = Path(__file__).parents[2]
 
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="gate")
 def main(config: DictConfig) -> None:
-    with build.study(config) as (folder, values):
+    with entry.study(config) as (folder, values):
         from whispertag.studies import gate, voices
 
         training, options = values.pop("training"), values.pop("head")

@@ -4,9 +4,9 @@ import numpy as np
 import soundfile
 
 from whispertag.audio import SAMPLE_RATE
-from whispertag.data import synth
 from whispertag.data.espeak import speak
 from whispertag.data.mixing import mix
+from whispertag.data.synth_sounds import SOUNDS
 from whispertag.model.weights import ASSETS
 
 SECONDS = 10
@@ -17,7 +17,7 @@ def main() -> None:
     n = SECONDS * SAMPLE_RATE
     wave_S = np.zeros(n, np.float32)
     wave_S[2 * SAMPLE_RATE : 2 * SAMPLE_RATE + len(voice_S)] = voice_S
-    alarm_S = synth.SOUNDS["Smoke detector, smoke alarm"](np.random.default_rng(3), n)
+    alarm_S = SOUNDS["Smoke detector, smoke alarm"](np.random.default_rng(3), n)
     wave_S = mix(wave_S, alarm_S, 5.0)
     soundfile.write(str(ASSETS / "demo.flac"), 0.5 * wave_S / np.abs(wave_S).max(), SAMPLE_RATE)
 

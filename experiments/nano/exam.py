@@ -6,12 +6,12 @@ Values: conf/exam.yaml
 import hydra
 from omegaconf import DictConfig
 
-from whispertag.runs import build
+from whispertag.runs import entry
 
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="exam")
 def main(config: DictConfig) -> None:
-    with build.study(config) as (folder, values):
+    with entry.study(config) as (folder, values):
         from whispertag.nano import exam
 
         exam.run(folder, **values)

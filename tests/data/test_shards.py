@@ -13,7 +13,9 @@ import soundfile
 
 from tests.conftest import write_shards_of
 from whispertag.data.places import find_shards
-from whispertag.data.shards import Manifest, ShardError, ShardWriter, write_atomically
+from whispertag.data.shard_file import ShardWriter
+from whispertag.data.shards import Manifest, ShardError
+from whispertag.files import write_atomically
 
 LABELS = [["a"], ["a", "b"], ["c"], [], ["b"], ["a"]]
 
@@ -63,14 +65,15 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from tests.conftest import write_shards_of
-from whispertag.data.shards import ShardError, write_atomically
+from whispertag.data.shards import ShardError
+from whispertag.files import write_atomically
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))  # what a full disk looks like to one file
 full = lambda: write_atomically(Path("r.json"), b"x" * 99_999)
 for write in (lambda: write_shards_of(Path("s"), [["a"]] * 9, 9), full):
     try:
         write()
-    except ShardError as error:
+    except (ShardError, OSError) as error:
         print(error)
 """
 

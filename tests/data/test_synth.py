@@ -12,7 +12,9 @@ import pytest
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import find_peaks, welch
 
-from whispertag.data.synth import CLASSES, RATE, SOUNDS, clip
+from whispertag.data.synth import CLASSES, clip
+from whispertag.data.synth_sounds import SOUNDS
+from whispertag.data.synth_waves import RATE
 
 SEEDS = range(6)
 

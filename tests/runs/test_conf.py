@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 
-import whispertag.runs.build  # noqa: F401 (registers the resolver)
+import whispertag.runs.entry  # noqa: F401 (registers the resolver)
 from whispertag.data.module import ClipData
 from whispertag.data.speech import read_speech
 from whispertag.model.backbone import WhisperBackbone

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from whispertag.data.module import ClipData
-from whispertag.data.shards import ShardWriter
+from whispertag.data.shard_file import ShardWriter
 from whispertag.labels import ClassTable
 from whispertag.studies.logmel import logmel_probe
 

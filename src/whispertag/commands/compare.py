@@ -38,7 +38,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from whispertag.data.shards import write_atomically
+    from whispertag.files import write_atomically
     from whispertag.runs.columns import run_rows
     from whispertag.runs.dashboard import write_page
     from whispertag.runs.means import group

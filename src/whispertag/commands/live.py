@@ -21,7 +21,7 @@ from whispertag.commands.arguments import (
     open_listener,
     speech_options,
 )
-from whispertag.commands.files import STDIN
+from whispertag.commands.recordings import STDIN
 
 if TYPE_CHECKING:
     import numpy as np

@@ -146,7 +146,7 @@ def _say_coverage(
     from rich.table import Table
 
     from whispertag.data.coverage import cover, tars_of
-    from whispertag.data.shards import make_folder
+    from whispertag.files import make_folder
 
     tars, skipped = tars_of(places)
     found = cover(wanted, tars, skipped, classes, id_key)

@@ -18,7 +18,7 @@ from whispertag.commands.arguments import (
     open_listener,
     speech_options,
 )
-from whispertag.commands.files import recordings
+from whispertag.commands.recordings import recordings
 
 if TYPE_CHECKING:
     from whispertag.listen.hearing import Hearing

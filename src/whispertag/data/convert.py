@@ -10,7 +10,8 @@ from typing import Any
 
 from whispertag.audio import SAMPLE_RATE, AudioError
 from whispertag.data.parts import Job, make_in_parts, stop_if_asked
-from whispertag.data.shards import Manifest, ShardError, ShardFile, encode_flac
+from whispertag.data.shard_file import ShardFile, encode_flac
+from whispertag.data.shards import Manifest, ShardError
 from whispertag.data.sources import Clip
 
 

@@ -14,7 +14,8 @@ from braceexpand import braceexpand
 from whispertag.data.archives import members_of
 from whispertag.data.audioset import Segment, find_files, find_id
 from whispertag.data.recordings import Unusable
-from whispertag.data.shards import Manifest, write_atomically
+from whispertag.data.shards import Manifest
+from whispertag.files import write_atomically
 from whispertag.labels import ClassTable
 
 

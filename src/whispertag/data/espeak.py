@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from whispertag.audio import read_wave
-from whispertag.data.shards import write_atomically
 from whispertag.data.speech import DIGITS, WORDS, Utterance, trimmed
+from whispertag.files import write_atomically
 
 ACCENTS = ("en-gb", "en-us", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-029")
 HELD_OUT_EVERY = 8  # every 8th voice variant is kept for tests

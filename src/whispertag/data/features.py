@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whispertag.data.shards import Shard, ShardError, write_atomically
+from whispertag.data.shards import Shard, ShardError
+from whispertag.files import write_atomically
 
 FORMAT = 1
 PRECISIONS = ("float32", "float16", "int8")

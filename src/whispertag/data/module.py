@@ -9,7 +9,6 @@ from math import ceil
 from os import PathLike
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -19,6 +18,7 @@ from whispertag.audio import SAMPLE_RATE
 from whispertag.data.ahead import Ahead
 from whispertag.data.balance import Balance, balanced
 from whispertag.data.cache import ShardCache
+from whispertag.data.epochs import Epochs
 from whispertag.data.feature_stream import feature_batches
 from whispertag.data.features import FeatureStore
 from whispertag.data.features import decode as decode_features
@@ -194,34 +194,13 @@ class ClipData(LightningDataModule):
         return sum((manifest.labels for manifest in manifests if manifest), Counter())
 
     @property
-    def readers(self) -> int:
-        """Of each rank: processes where audio is decoded, one thread where states are copied."""
-        return max(1, self.workers) if self.source == "audio" else 1
-
-    def epoch_clips(self) -> float:
-        """Clips of an epoch, over all ranks; on average where they are drawn."""
-        return self.train_clips / self.epochs_per_pass / (self.reads if self.balance else 1)
+    def epochs(self) -> Epochs:
+        audio, reads = self.source == "audio", self.reads if self.balance else 1
+        return Epochs(self.batch_size, max(1, self.workers) if audio else 1, self.epochs_per_pass, reads, audio)
 
     def train_batches(self, world_size: int = 1) -> int:
-        """Batches of one epoch on each of `world_size` ranks; on one it is as good as the manifests know it.
-
-        Every worker ends on a smaller batch of its own.
-        """
-        readers = self.readers
-        if world_size > 1:
-            return readers * self._batches_each(world_size)
-        total, sizes = self.epoch_clips(), [shard.clips for shard in self.train_shards]
-        whole = total == self.train_clips and None not in sizes and len(sizes) >= readers
-        if whole and self.source == "audio":  # workers take whole shards
-            return sum(ceil(sum(size or 0 for size in sizes[i::readers]) / self.batch_size) for i in range(readers))
-        return sum(ceil(len(range(i, round(total), readers)) / self.batch_size) for i in range(readers))
-
-    def _batches_each(self, world_size: int) -> int:
-        """Batches that every worker of several ranks gives: ranks take their steps together."""
-        readers = world_size * self.readers
-        if (total := self.epoch_clips()) < readers:
-            raise ShardError(f"{total:.0f} training clips an epoch for {readers} workers × ranks: take fewer of both")
-        return ceil(total / readers / self.batch_size)
+        """Batches of one epoch on each of `world_size` ranks."""
+        return self.epochs.batches(self.train_clips, [shard.clips for shard in self.train_shards], world_size)
 
     def train_dataloader(self) -> Iterable[dict[str, Any]]:
         """The stream of the trainer's current epoch; Lightning asks anew for every epoch."""
@@ -245,16 +224,9 @@ class ClipData(LightningDataModule):
         processes = self.source == "audio"
         if stage == "val":
             return self._loader(self._stages(self.val_shards), processes)
-        nth_pass, part = divmod(epoch, self.epochs_per_pass)
-        if self.epochs_per_pass > len(self.train_shards):
-            raise ShardError(f"data.epochs_per_pass={self.epochs_per_pass}: there are {len(self.train_shards)} shards")
-        shards = self.train_shards
-        if self.epochs_per_pass > 1:
-            order = np.random.default_rng([self.seed, nth_pass]).permutation(len(shards))
-            shards = [shards[i] for i in order[part :: self.epochs_per_pass]]
-        stages = self._stages(shards, (self.seed, epoch))
+        stages = self._stages(self.epochs.shards(self.train_shards, self.seed, epoch), (self.seed, epoch))
         if (world_size := self._share().world_size) > 1:
-            stages = [partial(repeated, stages, self._batches_each(world_size))]
+            stages = [partial(repeated, stages, self.epochs.batches_each(self.train_clips, world_size))]
         return self._loader(stages, processes)
 
     def predict_dataloader(self) -> Iterable[dict[str, Any]]:

@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from whispertag.data.shards import MANIFEST, Manifest, ShardError, make_folder
+from whispertag.data.shards import MANIFEST, Manifest, ShardError
+from whispertag.files import make_folder
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whispertag.data.shards import write_atomically
+from whispertag.files import write_atomically
 
 
 def write_checkpoint(path: str | os.PathLike[str], dims: Any, state: dict[str, Tensor]) -> None:

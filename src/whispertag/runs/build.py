@@ -1,25 +1,16 @@
-"""Config → objects. Besides the entries and the launcher the only file that knows Hydra; imports what is heavy late."""
+"""Config → objects: the rooms of a run, made as Hydra's configuration asks; imports what is heavy late."""
 
 import logging
 import os
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf import DictConfig
 
-from whispertag.data.ledger import is_first_process
-from whispertag.runs.folder import LOCK, claim, first_difference, run_name, set_aside
+from whispertag.runs.entry import MEMBER, current, resuming
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -30,119 +21,12 @@ if TYPE_CHECKING:
     from whispertag.model.backbone import WhisperBackbone
     from whispertag.model.checkpoint import Description
     from whispertag.runs.result import Result
-    from whispertag.runs.shared import Member
     from whispertag.training.tagger import Tagger
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "last.ckpt"
 HEAD = "head.safetensors"
-OmegaConf.register_new_resolver("run_name", run_name, replace=True)
-# Of a run that shares its encoder with others, in a thread of its own (runs/shared.py).
-MEMBER: ContextVar["Member | None"] = ContextVar("member", default=None)
-# Runs in threads are built in turn: random states, Lightning's set-up and the making of shards are the process's.
-in_turn = threading.RLock()
-
-
-@contextmanager
-def plain_errors(again: str = "the same command with resume=true goes on") -> Iterator[None]:
-    """What a user can mend ends a single run with one line; a sweep goes on with its next job.
-
-    again  what a user who pressed Ctrl-C is told
-    """
-    try:
-        yield
-    except Exception as error:
-        from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
-        from whispertag.data.shards import ShardError
-        from whispertag.model.weights import WeightsUnavailable
-
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        plain = (
-            ShardError,
-            WeightsUnavailable,
-            MissingMandatoryValue,
-            MisconfigurationException,
-            ValueError,
-            OSError,
-        )
-        if _hydra().mode == RunMode.MULTIRUN or not isinstance(cause, plain):
-            raise
-        record = output_folder() / "result.json"
-        line = f"{error.full_key} must be given" if isinstance(error, MissingMandatoryValue) else cause
-        sys.exit(f"error: {line}" + (f"\n(the traceback is in {record})" if record.exists() else ""))
-    except (KeyboardInterrupt, SystemExit):
-        if _hydra().mode == RunMode.RUN:
-            print(f"interrupted; {again}", file=sys.stderr)
-            sys.exit(130)
-        raise
-
-
-def claimed_folder() -> AbstractContextManager[None]:
-    """This run's folder, for this process alone."""
-    return claim(output_folder())
-
-
-@contextmanager
-def study(config: DictConfig) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """For the entries under experiments/: the study's folder, for this process alone, and its values.
-
-    The same command goes on where it stopped; in a folder of another request it is refused.
-    """
-    import json
-
-    from whispertag.data.shards import write_atomically
-
-    folder = output_folder()
-    with plain_errors(again="the same command goes on"), claimed_folder():
-        asked: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-        request = folder / "request.json"
-        if request.exists() and (changed := first_difference(json.loads(request.read_text()), asked)):
-            raise ValueError(f"{folder} was begun with another {changed}: give name=<a new one>, or remove it")
-        write_atomically(request, json.dumps(asked, indent=1).encode())
-        try:
-            yield folder, {k: v for k, v in instantiate(config, _convert_="all").items() if k != "name"}
-        finally:
-            if not [p for p in folder.iterdir() if p not in (request, folder / LOCK) and p.suffix not in ("", ".log")]:
-                request.unlink()  # nothing has come of it: the next request need not be the same
-
-
-def begin(config: DictConfig) -> "Result":
-    """The result of this run: a new one, or with resume=true the one its folder holds.
-
-    Without resume, what an earlier run left in the folder moves to `earlier/`: nothing is lost.
-    """
-    from whispertag.runs.result import Result
-
-    folder = output_folder()
-    if (sweep := _hydra().runtime.choices.get("sweep")) and _hydra().mode == RunMode.RUN:
-        raise ValueError(f"sweep={sweep} is a sweep: run it with -m")  # Hydra would run one default job
-    asked: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    new = Result(list(_hydra().overrides.task), asked, folder=str(folder))
-    new.sharing = member.group.size if (member := MEMBER.get()) else 1
-    # Other ranks than the first look at the folder only to go on: the first may be setting an old run aside.
-    old = Result.read(folder) if resuming(config) or is_first_process() else None
-    if old and resuming(config):
-        if changed := first_difference(old.config, asked):
-            raise ValueError(
-                f"cannot resume {folder}: {changed} differs from when it was begun; run it without resume=true"
-            )
-        new.wandb_id = old.wandb_id
-        return old if old.status == "done" else new
-    if old:
-        set_aside(folder, old.started)
-    return new
-
-
-def resuming(config: DictConfig) -> bool:
-    """Is this run to go on where it was? Slurm starts a job again with the command of the first time."""
-    return config.resume or int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
-
-
-def output_folder() -> Path:
-    """Where this run's files lie."""
-    return Path(_hydra().runtime.output_dir)
 
 
 def data(config: DictConfig, folder: Path) -> "ClipData":
@@ -292,7 +176,7 @@ def _hush(config: DictConfig) -> None:
         warnings.filterwarnings("ignore", message=expected)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # devices found, tips, how it stopped
     devices, spawned = config.trainer.devices, "RANK" in os.environ or "SLURM_PROCID" in os.environ
-    if _hydra().mode == RunMode.MULTIRUN and devices not in (1, "1") and not spawned:
+    if current().mode == RunMode.MULTIRUN and devices not in (1, "1") and not spawned:
         # Lightning would start the other ranks with this command, that is, with the whole sweep.
         raise ValueError(
             f"a sweep with trainer.devices={devices}: start it with `torchrun --nproc-per-node={devices} …`, or give "
@@ -315,7 +199,7 @@ def _loggers(config: DictConfig, result: "Result") -> list[Any]:
 
         result.wandb_id = result.wandb_id or uuid.uuid4().hex[:8]
         # The name of a head or a data set is not in the configuration, only what it stands for.
-        choices = {k: v for k, v in _hydra().runtime.choices.items() if v and "/" not in k}
+        choices = {k: v for k, v in current().runtime.choices.items() if v and "/" not in k}
         loggers.append(
             WandbLogger(
                 name=Path(result.folder).name[:128],
@@ -352,7 +236,3 @@ def description(config: DictConfig, tagger: "Tagger", clips: "ClipData") -> "Des
     made = Description.of(tagger.backbone, head, clips.classes, clips.task, clips.clip_seconds)
     made.metrics = tagger.score.figures if tagger.score else {}
     return made
-
-
-def _hydra() -> Any:
-    return member.hydra if (member := MEMBER.get()) else HydraConfig.get()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from whispertag.data.shards import make_folder, write_atomically
+from whispertag.files import make_folder, write_atomically
 from whispertag.page import asset, fill, inline
 from whispertag.runs.curves import read_classes, read_curves
 from whispertag.runs.means import Group

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from whispertag.data.ledger import is_first_process
 from whispertag.data.module import ClipData
-from whispertag.data.shards import write_atomically
+from whispertag.files import write_atomically
 from whispertag.model.macs import count_macs, count_parameters
 from whispertag.training.callbacks import Speed
 from whispertag.training.tagger import Tagger

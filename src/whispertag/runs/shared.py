@@ -22,7 +22,7 @@ from whispertag.data.ledger import BadClips
 from whispertag.data.module import ClipData
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.model.memo import StateMemo
-from whispertag.runs.build import MEMBER
+from whispertag.runs.entry import MEMBER
 from whispertag.runs.lockstep import Lockstep
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Stream(NamedTuple):
 
 @dataclass(eq=False)
 class Member:
-    """A run of a group, as runs/build.py knows it.
+    """A run of a group, as runs/entry.py knows it.
 
     hydra   Hydra's configuration of this run; Hydra itself has one of the process
     """

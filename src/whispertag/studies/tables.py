@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from whispertag.data.shards import write_atomically
+from whispertag.files import write_atomically
 
 
 class Table:

@@ -16,8 +16,9 @@ from whispertag.data import synth
 from whispertag.data.espeak import espeak_utterances
 from whispertag.data.mixing import mix, tile
 from whispertag.data.noises import TEST_FOLD, read_noises
-from whispertag.data.shards import write_atomically
 from whispertag.data.speech import Utterance, read_digits, split_takes, strings
+from whispertag.data.synth_sounds import SOUNDS
+from whispertag.files import write_atomically
 
 Rng = np.random.Generator
 Noises = Sequence[tuple[np.ndarray, str]]  # waves and what they are
@@ -78,7 +79,7 @@ def _background(rng: Rng, noises: Noises, n: int) -> tuple[np.ndarray, list[str]
         return near_silence(rng, n), [SILENCE]
     if kind < 0.3:
         name = str(rng.choice(["White noise", "Pink noise"]))
-        return synth.SOUNDS[name](rng, n), [name]
+        return SOUNDS[name](rng, n), [name]
     if kind < 0.6:
         return synth.clip(int(rng.integers(2**31)), 0, seconds=n / SAMPLE_RATE)
     wave_S, name = noises[int(rng.integers(len(noises)))]
@@ -119,10 +120,10 @@ def trials(digits: str | PathLike[str], noises: str | PathLike[str], cache: Path
     made = [Trial("recorded noises", wave_S) for wave_S in sounds]
     for _ in range(n):
         names = rng.choice(MUSIC, int(rng.integers(1, 4)), replace=False)
-        made.append(Trial("music-like", _levelled(rng, sum(synth.SOUNDS[name](rng, length) for name in names))))
+        made.append(Trial("music-like", _levelled(rng, sum(SOUNDS[name](rng, length) for name in names))))
     made += [Trial("synthetic sounds", synth.clip(1_000_000 + seed, i)[0]) for i in range(n)]
     for i in range(n):
-        hiss_S = synth.SOUNDS[("White noise", "Pink noise")[i % 2]](rng, length)
+        hiss_S = SOUNDS[("White noise", "Pink noise")[i % 2]](rng, length)
         made.append(Trial("white and pink noise", _levelled(rng, hiss_S)))
     made += [Trial("silence", near_silence(rng, length) if i else np.zeros(length, np.float32)) for i in range(n)]
     spoken = {"digits": strings(split_takes(read_digits(digits))[1], n, seed)}

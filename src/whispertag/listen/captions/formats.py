@@ -43,7 +43,7 @@ def write_captions(
     """
     text = captions(hearing, format, rules)
     if isinstance(file, str | PathLike):
-        from whispertag.data.shards import write_atomically
+        from whispertag.files import write_atomically
 
         write_atomically(Path(file), text.encode("utf-8", errors="backslashreplace"))
     else:

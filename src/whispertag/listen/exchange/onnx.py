@@ -59,7 +59,7 @@ def export_onnx(
         import onnxscript  # noqa: F401  torch.onnx works with it
     except ImportError as error:
         raise ValueError(f"{error}: pip install 'whispertag[onnx]'") from error
-    from whispertag.data.shards import make_folder
+    from whispertag.files import make_folder
     from whispertag.listen.exchange.onnx_graphs import graph_of
 
     to = Path(to)

@@ -64,7 +64,7 @@ def write_published(path: str | os.PathLike[str], description: "Description", we
     """
     import torch
 
-    from whispertag.data.shards import write_atomically
+    from whispertag.files import write_atomically
 
     if reason := unpublishable(description):
         raise ValueError(f"Whisper-AT's files cannot hold this head: {reason}")
