@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from whispertag.labels import ClassTable, UnknownLabel
-from whispertag.listen.events import EventRules, find_sounds, read_thresholds
+from whispertag.listen.events import EventRules, find_sounds
 from whispertag.listen.hearing import Sound
+from whispertag.listen.thresholds import read_thresholds
 
 PETS = ClassTable(("Dog", "Cat", "Cat speech", "Speech"), ("/m/d", "/m/c", "/m/cs", "/m/s"))
 

@@ -11,7 +11,8 @@ from whispertag.data.sources import read_esc50
 from whispertag.data.speech import Utterance
 from whispertag.intervals import bootstrap, student
 from whispertag.studies import noise
-from whispertag.studies.noise import Trial, regression, trials
+from whispertag.studies.noise import Trial, trials
+from whispertag.studies.noise_classes import regression
 from whispertag.studies.wer import word_error_rate, word_errors
 
 

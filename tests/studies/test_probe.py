@@ -8,8 +8,9 @@ import torch
 import whisper
 
 from tests.data.test_speech import write_digits
-from whispertag.studies import probe
-from whispertag.studies.probe import LOG_MEL, best_layers, layer_means, open_backbone
+from whispertag.studies import probe, probe_states
+from whispertag.studies.probe import best_layers
+from whispertag.studies.probe_states import LOG_MEL, layer_means, open_backbone
 from whispertag.studies.tables import Table
 
 SECONDS = 1.0
@@ -99,7 +100,7 @@ def test_every_layer_scores_what_a_plain_script_on_hooked_states_does(whisper_fi
 
 def test_a_stopped_study_goes_on_without_hearing_twice(whisper_file, sounds, digits, monkeypatch):
     speech = {"kind": "digits", "path": str(digits)}
-    monkeypatch.setattr(probe, "PART", 10)
+    monkeypatch.setattr(probe_states, "PART", 10)
     heard, hear = [], layer_means
 
     def counted(backbone, wave_BS):
@@ -108,12 +109,12 @@ def test_a_stopped_study_goes_on_without_hearing_twice(whisper_file, sounds, dig
             raise KeyboardInterrupt
         return hear(backbone, wave_BS)
 
-    monkeypatch.setattr(probe, "layer_means", counted)
+    monkeypatch.setattr(probe_states, "layer_means", counted)
     with pytest.raises(KeyboardInterrupt):
         study("out", sounds, [whisper_file], speech=speech)
     assert {r["condition"] for r in rows("out/probe.csv")} == {"alone"}, "what was done is kept"
     first, heard[:] = sum(heard), []
-    monkeypatch.setattr(probe, "layer_means", lambda b, w: heard.append(len(w)) or hear(b, w))
+    monkeypatch.setattr(probe_states, "layer_means", lambda b, w: heard.append(len(w)) or hear(b, w))
     study("out", sounds, [whisper_file], speech=speech)
     # 36 clips alone, and with speech once for each of two seeds; at most the part in hand is heard again
     assert 3 * 36 <= first + sum(heard) <= 3 * 36 + 10 + 8

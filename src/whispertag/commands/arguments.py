@@ -57,7 +57,8 @@ def add_events(parser: argparse.ArgumentParser) -> None:
 
 
 def event_rules(options: argparse.Namespace, listener: "Listener") -> "EventRules":
-    from whispertag.listen.events import EventRules, read_thresholds
+    from whispertag.listen.events import EventRules
+    from whispertag.listen.thresholds import read_thresholds
 
     names = ("on", "off", "top", "only", "without", "merge_gap", "min_seconds")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}

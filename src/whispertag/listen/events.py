@@ -3,20 +3,15 @@
 N rows, C classes, K the classes asked for.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from whispertag.labels import ClassTable, UnknownLabel
+from whispertag.labels import ClassTable
 from whispertag.listen.hearing import Hearing, Sound
-
-Threshold = float | Sequence[float]  # on alone, or (on, off)
+from whispertag.listen.thresholds import Threshold, check_threshold, matching
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class EventRules:
     min_seconds: float = 0.0
 
     def __post_init__(self):
-        _check("on, off", self.on, self.share * self.on)
+        check_threshold("on, off", self.on, self.share * self.on)
         if self.top is not None and self.top < 1:
             raise ValueError(f"top: {self.top} classes a row; at least 1, or None for all")
         if self.merge_gap < 0 or self.min_seconds < 0:
@@ -62,8 +57,8 @@ class EventRules:
 
     def columns(self, classes: ClassTable) -> np.ndarray:
         """Indices of the K classes asked for, ascending. Raises UnknownLabel for one that is none."""
-        chosen = set(range(len(classes))) if self.only is None else _matching(self.only, classes)
-        chosen -= _matching(self.without or (), classes)
+        chosen = set(range(len(classes))) if self.only is None else matching(self.only, classes)
+        chosen -= matching(self.without or (), classes)
         if not chosen:
             raise ValueError(f"only {self.only}, without {self.without}: no class is left")
         return np.array(sorted(chosen))
@@ -78,7 +73,7 @@ class EventRules:
                 raise ValueError(f"thresholds: {seen[column]!r} and {label!r} are the same class")
             seen[column] = label
             on, off = threshold if isinstance(threshold, Sequence) else (threshold, threshold * self.share)
-            _check(f"threshold of {label!r}", on, off)
+            check_threshold(f"threshold of {label!r}", on, off)
             on_C[column], off_C[column] = on, off
         return on_C, off_C
 
@@ -141,32 +136,6 @@ def sounds_of(hearing: Hearing, rules: EventRules) -> list[Sound]:
     return find_sounds(chances_NC, hearing.resolution, hearing.seconds, hearing.classes, rules)
 
 
-def read_thresholds(path: str | PathLike[str], classes: ClassTable) -> dict[str | int, Threshold]:
-    """A CSV with the columns `name` or `mid`, `threshold` (on) and, if wanted, `off` → thresholds for EventRules.
-
-    Raises ValueError that names file and line for an unknown class, a class that comes twice, or a bad number.
-    """
-    found: dict[str | int, Threshold] = {}
-    with open(Path(path).expanduser(), newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        if "threshold" not in columns or not columns & {"name", "mid"}:
-            raise ValueError(f"{path}: needs a column 'threshold' and one of 'name', 'mid'; optional is 'off'")
-        try:
-            for row in reader:
-                label = row.get("name") or row.get("mid") or ""
-                name = classes.names[classes.index(label)]
-                if name in found:
-                    raise ValueError(f"{label!r} comes a second time")
-                on = _number(row["threshold"])
-                off = _number(row["off"]) if row.get("off") else None
-                _check(f"threshold of {name!r}", on, on if off is None else off)
-                found[name] = on if off is None else (on, off)
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-    return found
-
-
 def _keep_top(lasts_NK: np.ndarray, chances_NK: np.ndarray, top: int) -> None:
     """Blank what is not among its row's `top` likeliest; of equals the first class counts as likelier."""
     crowded = np.flatnonzero(lasts_NK.sum(axis=1) > top)
@@ -179,29 +148,6 @@ def _keep_top(lasts_NK: np.ndarray, chances_NK: np.ndarray, top: int) -> None:
     lasts_NK[crowded] = above | equal & (equal.cumsum(axis=1, dtype=np.int32) <= room)
 
 
-def _matching(patterns: Sequence[str], classes: ClassTable) -> set[int]:
-    if isinstance(patterns, str):
-        raise ValueError(f"{patterns!r}: a list of classes is wanted, even of one")
-    chosen: set[int] = set()
-    for pattern in patterns:
-        asked = str(pattern).lower()
-        match = {
-            i
-            for labels in (classes.names, classes.mids)
-            for i, label in enumerate(labels)
-            if asked == label.lower() or fnmatchcase(label.lower(), asked)
-        }
-        if not match and any(sign in asked for sign in "*?["):
-            raise UnknownLabel(f"no class matches {pattern!r}")
-        chosen |= match or {classes.index(pattern)}  # which says what may have been meant
-    return chosen
-
-
-def _check(what: str, on: float, off: float) -> None:
-    if not 0 <= off <= on <= 1:
-        raise ValueError(f"{what}: {on}, {off}; probabilities are wanted, 0 ≤ off ≤ on ≤ 1")
-
-
 def _check_rows(chances_NC: np.ndarray, resolution: float, seconds: float, classes: ClassTable) -> None:
     if chances_NC.ndim != 2 or chances_NC.shape[1] != len(classes):
         raise ValueError(f"rows of shape {chances_NC.shape} for {len(classes)} classes")
@@ -211,10 +157,3 @@ def _check_rows(chances_NC: np.ndarray, resolution: float, seconds: float, class
         raise ValueError(f"{len(chances_NC)} rows of {resolution} s are not those of a recording of {seconds} s")
     if chances_NC.size and not (chances_NC.min() >= 0 and chances_NC.max() <= 1):  # NaN fails too
         raise ValueError("rows that are no probabilities: give them after the sigmoid or softmax")
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "")
-    except ValueError:
-        raise ValueError(f"{text or ''!r} is no number") from None

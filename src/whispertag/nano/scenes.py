@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.fft import irfft, next_fast_len, rfft
-from scipy.signal import fftconvolve
 
 from whispertag.audio import SAMPLE_RATE, WINDOW_SECONDS
 from whispertag.data.mixing import active_level, mix, tile
 from whispertag.data.speech import LEVEL, Utterance, by_speaker, join
+from whispertag.nano.channel import another_channel, coloured, filtered, stretch
 
 Rng = np.random.Generator
 Span = tuple[float, float]
@@ -159,7 +158,7 @@ class Scenes:
         else:
             utterance = self.spoken[rng.integers(np.searchsorted(self.lengths, room, "right"))]
             phrases = [Segment(utterance.words, 0.0, utterance.seconds)]
-        wave_S = _another_channel(rng, utterance.wave_S, tempo)
+        wave_S = another_channel(rng, utterance.wave_S, tempo)
         return wave_S, [phrase.moved(0.0, tempo) for phrase in phrases]
 
     def _string(self, rng: Rng, room: float, tempo: float) -> tuple[Utterance, list[Segment]]:
@@ -195,16 +194,16 @@ class Scenes:
             wave_S = self.noises[rng.integers(len(self.noises))]
             tempo, start = rng.uniform(0.75, 1.3), int(rng.integers(len(wave_S)))
             wave_S = np.concatenate([wave_S[start:], wave_S[:start]])[: int(n * tempo) + 2]
-            wave_S = tile(_stretch(wave_S, tempo), n)
+            wave_S = tile(stretch(wave_S, tempo), n)
         elif kind < 0.9:
-            wave_S = _coloured(rng, n)
+            wave_S = coloured(rng, n)
         else:  # speech backwards: no words in it
             wave_S = np.zeros(n, np.float32)
             for _ in range(int(rng.integers(1, 6))):
                 voice_S = tile(self.utterance(rng, 4.0)[0][::-1], n)
                 wave_S += np.roll(voice_S, int(rng.integers(n)))
         if rng.random() < 0.5:
-            wave_S = _filter(rng, wave_S)
+            wave_S = filtered(rng, wave_S)
         if rng.random() < 0.15:
             start, end = np.sort(rng.integers(0, n, 2))
             wave_S = wave_S.copy()
@@ -215,46 +214,3 @@ class Scenes:
             if (level := active_level(wave_S)) and (other := active_level(other_S)):
                 wave_S = wave_S / level + other_S / other
         return wave_S.astype(np.float32)
-
-
-def _stretch(wave_S: np.ndarray, tempo: float) -> np.ndarray:
-    """`tempo` times as fast, pitch included."""
-    at = np.arange(0, len(wave_S) - 1, tempo)
-    return np.interp(at, np.arange(len(wave_S)), wave_S).astype(np.float32)
-
-
-def _filter(rng: Rng, wave_S: np.ndarray) -> np.ndarray:
-    """A random smooth frequency response; one in five ends at about 3.4 kHz, as a telephone's."""
-    n = next_fast_len(len(wave_S) + 400, real=True)
-    octaves = np.log2(np.linspace(30, SAMPLE_RATE / 2, n // 2 + 1))
-    points = np.linspace(octaves[0], octaves[-1], 7)
-    gain_db = np.interp(octaves, points, rng.normal(0, 4.0, 7))
-    if rng.random() < 0.2:
-        gain_db -= 60 * np.clip(octaves - np.log2(rng.uniform(3000, 4000)), 0, 0.5)
-    return irfft(rfft(wave_S, n) * 10 ** (gain_db / 20), n)[: len(wave_S)].astype(np.float32)
-
-
-def _another_channel(rng: Rng, wave_S: np.ndarray, tempo: float) -> np.ndarray:
-    wave_S = _stretch(wave_S, tempo)
-    if rng.random() < 0.6:
-        wave_S = _filter(rng, wave_S)
-    if rng.random() < 0.2:  # a room: a tail of noise that dies away
-        n = int(rng.uniform(0.1, 0.4) * SAMPLE_RATE)
-        tail_S = rng.standard_normal(n, np.float32) * 10 ** (-3 * np.arange(n, dtype=np.float32) / n)
-        tail_S *= 10 ** (-rng.uniform(3, 15) / 20) / np.sqrt(np.square(tail_S).sum())
-        tail_S[0] = 1.0
-        wave_S = fftconvolve(wave_S, tail_S)[: len(wave_S)].astype(np.float32)
-    return wave_S * np.float32(LEVEL / max(active_level(wave_S), 1e-9))
-
-
-def _coloured(rng: Rng, n: int) -> np.ndarray:
-    """Noise whose power falls as 1 / f^slope, white to brown, at times swelling."""
-    m = next_fast_len(n, real=True)
-    f = np.arange(1, m // 2 + 2, dtype=np.float32)
-    spectrum = rng.standard_normal((len(f), 2), np.float32).view(np.complex64)[:, 0] * f ** np.float32(
-        -rng.uniform(0, 1.2)
-    )
-    wave_S = irfft(spectrum, m)[:n]
-    if rng.random() < 0.4:
-        wave_S = wave_S * (1.1 + np.sin(2 * np.pi * rng.uniform(0.3, 8) * np.arange(n) / SAMPLE_RATE))
-    return wave_S.astype(np.float32)

@@ -10,7 +10,8 @@ from pytorch_lightning import LightningModule
 from rich.console import Console
 from rich.table import Table
 
-from whispertag.data.features import FeatureStore, ShardFeatures
+from whispertag.data.feature_file import ShardFeatures
+from whispertag.data.features import FeatureStore
 from whispertag.data.module import ClipData
 from whispertag.data.shards import is_remote
 from whispertag.model.backbone import WhisperBackbone

@@ -4,32 +4,23 @@ Whisper-AT's probe (standardised time-means, multinomial logistic regression, th
 what it leaves out: the same sounds with someone speaking over them, intervals, and baselines without a Whisper.
 """
 
-import hashlib
-import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from rich.progress import Progress
 
-from whispertag.audio import POSITIONS_PER_SECOND, SAMPLE_RATE, fit_length, log_mel
-from whispertag.data.mixing import active_level, mix
-from whispertag.data.sources import Clip, read_esc50
-from whispertag.data.speech import Utterance, read_speech, talk
+from whispertag.data.sources import read_esc50
+from whispertag.data.speech import read_speech
 from whispertag.intervals import bootstrap
-from whispertag.model.backbone import WhisperBackbone
 from whispertag.studies.plots import line_plot, save_plot
+from whispertag.studies.probe_states import LOG_MEL, sound_states
 from whispertag.studies.tables import Table
 
-log = logging.getLogger(__name__)
-
 ALONE = "alone"
-PART = 100  # clips whose states are kept in one file: what a stop can cost
-LOG_MEL = "log-mel"  # the pseudo-backbone: mean and deviation of 80 bands
 
 
 @dataclass
@@ -44,21 +35,6 @@ class Probed:
     right_LN: np.ndarray
     f1_LC: np.ndarray
     classes: tuple[str, ...]
-
-
-def open_backbone(name: str, context: float, clip_seconds: float) -> WhisperBackbone:
-    """A backbone whose one step is the mean over the clip. `random:<size>` has random weights."""
-    weights = "random" if name.startswith("random:") else "pretrained"
-    pool = round(clip_seconds * POSITIONS_PER_SECOND)
-    return WhisperBackbone(name.removeprefix("random:"), weights, context=context, pool=pool)
-
-
-def layer_means(backbone: WhisperBackbone | None, wave_BS: torch.Tensor) -> np.ndarray:
-    """→ (B, L, D): every layer's mean over the clip's own time, never over padding. None: log-mel statistics."""
-    if backbone is None:
-        mel_BMF = log_mel(wave_BS, 80)
-        return torch.cat([mel_BMF.mean(-1), mel_BMF.std(-1)], dim=1)[:, None].numpy()
-    return backbone.hear(wave_BS)[:, :, 0].cpu().numpy()
 
 
 def probe(features_ND: np.ndarray, labels_N: np.ndarray, folds_N: np.ndarray, c: float = 1.0) -> np.ndarray:
@@ -93,72 +69,6 @@ def probe_layers(
         f1.append(f1_score(labels_N, predictions_N, labels=range(len(classes)), average=None, zero_division=0.0))
         done()
     return Probed(list(range(features_NLD.shape[1])), np.array(right), np.array(f1), classes)
-
-
-def sound_states(
-    clips: Sequence[Clip],
-    name: str,
-    context: float,
-    clip_seconds: float,
-    cache: Path,
-    speech: Sequence[Utterance] = (),
-    snr_db: float | None = None,
-    seed: int = 0,
-    heard: Callable[[int], None] = lambda n: None,
-) -> np.ndarray:
-    """Layer means of all clips, alone or with speech `snr_db` above them → (N, L, D); nan where a clip has no sound.
-
-    Kept in `cache`, in a folder named by what they depend on, so that a study that is stopped goes on.
-    """
-    backbone = None if name == LOG_MEL else open_backbone(name, context, clip_seconds)
-    depends = {
-        "backbone": backbone.fingerprint if backbone else LOG_MEL,
-        "context": context,
-        "clip_seconds": clip_seconds,
-        "clips": [(clip.key, clip.stamp) for clip in clips],
-        "snr_db": snr_db,
-        "seed": seed if snr_db is not None else None,
-        "speech": [(u.speaker, u.words, u.take, len(u.wave_S)) for u in speech] if snr_db is not None else None,
-    }
-    folder = cache / f"probe-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = []
-    for first in range(0, len(clips), PART):
-        path, members = folder / f"{first:06d}.npy", clips[first : first + PART]
-        if not path.exists():
-            waves = [_wave(clip, first + i, clip_seconds, speech, snr_db, seed) for i, clip in enumerate(members)]
-            sounding = [w for w in waves if w is not None]
-            means = iter(
-                np.concatenate(
-                    [
-                        layer_means(backbone, torch.from_numpy(np.stack(sounding[i : i + 8])))
-                        for i in range(0, len(sounding), 8)
-                    ]
-                )
-            )
-            rows = [next(means) if w is not None else None for w in waves]
-            shape = next(row for row in rows if row is not None).shape
-            kept = np.stack([row if row is not None else np.full(shape, np.nan, np.float32) for row in rows])
-            part = path.with_name(path.name + ".part")
-            with open(part, "wb") as file:
-                np.save(file, kept)
-            part.rename(path)
-        parts.append(np.load(path))
-        heard(len(members))
-    return np.concatenate(parts)
-
-
-def _wave(
-    clip: Clip, index: int, seconds: float, speech: Sequence[Utterance], snr_db: float | None, seed: int
-) -> np.ndarray | None:
-    wave_S = fit_length(clip.read()[0], round(seconds * SAMPLE_RATE))
-    if active_level(wave_S) == 0:
-        log.warning("%s is digital silence: left out", clip.info.get("source", clip.key))
-        return None
-    if snr_db is None:
-        return wave_S
-    voice_S = talk(np.random.default_rng([seed, index]), speech, len(wave_S))
-    return mix(voice_S, wave_S, snr_db)
 
 
 def run(
@@ -212,26 +122,29 @@ def run(
                     )
                     there = np.isfinite(states).all(axis=(1, 2))
                     probed.append(probe_layers(states[there], labels_N[there], folds_N[there], table.names, c))
-                f1_rows, rows = [], []
-                for layer in probed[0].layers:
-                    # A clip's seeds are not independent: resample clips, each with all its seeds
-                    right_N = np.mean([p.right_LN[layer] for p in probed], axis=0)
-                    low, high = bootstrap(right_N)
-                    row = {"backbone": name, "condition": condition, "layer": layer}
-                    f1_C = np.mean([p.f1_LC[layer] for p in probed], axis=0)
-                    f1_rows += [
-                        {**row, "class": label, "f1": round(float(f1), 4)} for label, f1 in zip(table.names, f1_C)
-                    ]
-                    rounded = {
-                        k: round(float(v), 4) for k, v in (("accuracy", right_N.mean()), ("low", low), ("high", high))
-                    }
-                    rows.append({**row, **rounded, "clips": len(right_N)})
+                rows, f1_rows = _summary(probed, {"backbone": name, "condition": condition})
                 if not per_class.has(backbone=name, condition=condition):
                     per_class.extend(f1_rows)
                 accuracies.extend(rows)  # last: they say that the condition is done
     best_layers(per_class, folder)
     _plot(accuracies, folder)
     accuracies.show("Which sound is it? Accuracy of a linear probe on each layer")
+
+
+def _summary(probed: Sequence[Probed], of: dict[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Over the seeds of a condition → a row a layer, and a row a layer and class."""
+    rows, f1_rows = [], []
+    for layer in probed[0].layers:
+        # A clip's seeds are not independent: resample clips, each with all its seeds
+        right_N = np.mean([p.right_LN[layer] for p in probed], axis=0)
+        low, high = bootstrap(right_N)
+        figures = {"accuracy": right_N.mean(), "low": low, "high": high}
+        rounded = {name: round(float(figure), 4) for name, figure in figures.items()}
+        rows.append({**of, "layer": layer, **rounded, "clips": len(right_N)})
+        f1_C = np.mean([p.f1_LC[layer] for p in probed], axis=0)
+        for label, f1 in zip(probed[0].classes, f1_C):
+            f1_rows.append({**of, "layer": layer, "class": label, "f1": round(float(f1), 4)})
+    return rows, f1_rows
 
 
 def best_layers(per_class: Table, folder: Path) -> Table:
