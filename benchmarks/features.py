@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from whispertag.data.feature_file import ShardFeatures
-from whispertag.data.features import PRECISIONS, Definition, FeatureStore
+from whispertag.data.features.file import ShardFeatures
+from whispertag.data.features.store import PRECISIONS, Definition, FeatureStore
 from whispertag.data.module import ClipData
 from whispertag.data.shard_file import ShardWriter
 from whispertag.labels import ClassTable

@@ -1,12 +1,12 @@
-"""How src/whispertag/assets/demo.flac was made: a voice nano never heard, and an alarm of data/synth.py behind it."""
+"""How src/whispertag/assets/demo.flac was made: a voice nano never heard, and an alarm of data/synth behind it."""
 
 import numpy as np
 import soundfile
 
 from whispertag.audio import SAMPLE_RATE
-from whispertag.data.espeak import speak
-from whispertag.data.mixing import mix
-from whispertag.data.synth_sounds import SOUNDS
+from whispertag.data.speech.espeak import speak
+from whispertag.data.speech.mixing import mix
+from whispertag.data.synth.sounds import SOUNDS
 from whispertag.model.weights import ASSETS
 
 SECONDS = 10

@@ -12,11 +12,11 @@ import soundfile
 
 from tests.data.test_module import tar_of
 from whispertag.audio import AudioError
-from whispertag.data.archives import list_labelled_tars, list_parquet, list_tars
-from whispertag.data.audioset import find_id, list_csv, read_segments
-from whispertag.data.convert import make_shard
-from whispertag.data.recordings import Unusable
 from whispertag.data.shards import Manifest
+from whispertag.data.sources.archives import list_labelled_tars, list_parquet, list_tars
+from whispertag.data.sources.audioset import find_id, list_csv, read_segments
+from whispertag.data.sources.convert import make_shard
+from whispertag.data.sources.recordings import Unusable
 from whispertag.labels import ClassTable
 
 AUDIOSET = ClassTable.audioset()

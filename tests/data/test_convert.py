@@ -18,12 +18,12 @@ import pytest
 import soundfile
 
 from whispertag.commands.main import main
-from whispertag.data.convert import write_shards
-from whispertag.data.parts import Job, make_in_parts
 from whispertag.data.places import find_shards
-from whispertag.data.recordings import Recording, Unusable
 from whispertag.data.shards import Manifest, ShardError
-from whispertag.data.sources import Clip, synthesise
+from whispertag.data.sources.convert import write_shards
+from whispertag.data.sources.folders import Clip, synthesise
+from whispertag.data.sources.parts import Job, make_in_parts
+from whispertag.data.sources.recordings import Recording, Unusable
 
 MAIN = "import sys; from whispertag.commands.main import main; sys.exit(main())"
 

@@ -11,8 +11,8 @@ import torch
 
 from tests.conftest import write_shards_of
 from tests.data.test_module import as_rank, keys, stream
-from whispertag.data.feature_file import ShardFeatures, decode, encode
-from whispertag.data.features import Definition, FeatureStore
+from whispertag.data.features.file import ShardFeatures, decode, encode
+from whispertag.data.features.store import Definition, FeatureStore
 from whispertag.data.shards import ShardError
 from whispertag.labels import ClassTable
 
@@ -180,7 +180,7 @@ def test_rows_of_several_int8_parts_keep_their_own_scales(tmp_path):
 
 
 def test_a_shard_of_many_bytes_lies_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("whispertag.data.feature_file.PART_BYTES", states_of(4).nbytes)
+    monkeypatch.setattr("whispertag.data.features.file.PART_BYTES", states_of(4).nbytes)
     folder = write_shards_of(tmp_path / "s", [["a"]] * 10, clips_per_shard=10, seconds=0.1)
     data = stream(folder, source="features")
     data.features = FeatureStore(tmp_path, "nano", DEFINITION)

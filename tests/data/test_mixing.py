@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whispertag.data.mixing import FRAME, active_level, active_span, mix, tile
+from whispertag.data.speech.mixing import FRAME, active_level, active_span, mix, tile
 
 RATE = 16_000
 

@@ -16,12 +16,12 @@ from types import SimpleNamespace
 import pytest
 
 from tests.conftest import write_shards_of
-from whispertag.data import connections, remote
-from whispertag.data.cache import ShardCache
-from whispertag.data.connections import Missing
 from whispertag.data.module import ClipData
 from whispertag.data.places import find_shards
-from whispertag.data.remote import BrokenOff, RemoteStream
+from whispertag.data.remote import connections, streams
+from whispertag.data.remote.cache import ShardCache
+from whispertag.data.remote.connections import Missing
+from whispertag.data.remote.streams import BrokenOff, RemoteStream
 from whispertag.data.shards import ShardError
 from whispertag.labels import ClassTable
 
@@ -109,8 +109,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(remote, "FIRST_WAIT", 0.002)
-    monkeypatch.setattr(remote, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(streams, "FIRST_WAIT", 0.002)
+    monkeypatch.setattr(streams, "LONGEST_WAIT", 0.05)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
@@ -229,14 +229,14 @@ def test_what_is_missing_is_said_at_once(server):
 def test_a_server_is_asked_again_when_it_says(server, monkeypatch):
     waits = []
     monkeypatch.setattr(time, "sleep", waits.append)
-    error = remote.urllib.error.HTTPError("u", 429, "Too Many Requests", {"Retry-After": "7"}, None)
+    error = streams.urllib.error.HTTPError("u", 429, "Too Many Requests", {"Retry-After": "7"}, None)
     answers = [error, ConnectionError("reset"), ConnectionError("reset")]
 
     def connect(*_):
         raise answers.pop(0)
 
     opened = RemoteStream("http://x", retries=2)
-    monkeypatch.setattr(remote, "connect", connect)
+    monkeypatch.setattr(streams, "connect", connect)
     with pytest.raises(BrokenOff, match="reset"):
         opened.open()
     assert waits[0] == 7 and 0.004 <= waits[1] <= 0.008

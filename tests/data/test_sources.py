@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from whispertag.data.convert import write_shards
 from whispertag.data.module import ClipData
 from whispertag.data.sets import esc50, own, synthetic
 from whispertag.data.shards import Manifest, ShardError
-from whispertag.data.sources import read_esc50, read_folder, synthesise
+from whispertag.data.sources.convert import write_shards
+from whispertag.data.sources.folders import read_esc50, read_folder, synthesise
 
 
 def recording(path, seconds=0.5, rate=16_000):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from whispertag.data import espeak
-from whispertag.data.mixing import active_level
-from whispertag.data.speech import (
+from whispertag.data.speech import espeak
+from whispertag.data.speech.mixing import active_level
+from whispertag.data.speech.utterances import (
     COMMANDS,
     DIGITS,
     LEVEL,

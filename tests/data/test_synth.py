@@ -12,9 +12,9 @@ import pytest
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import find_peaks, welch
 
-from whispertag.data.synth import CLASSES, clip
-from whispertag.data.synth_sounds import SOUNDS
-from whispertag.data.synth_waves import RATE
+from whispertag.data.synth.clips import CLASSES, clip
+from whispertag.data.synth.sounds import SOUNDS
+from whispertag.data.synth.waves import RATE
 
 SEEDS = range(6)
 
@@ -100,7 +100,7 @@ def test_same_seed_and_index_give_the_same_bytes_in_any_order_and_process():
     assert len(set(here.values())) == 4
     assert all(digest(*key) == here[key] for key in reversed(here))
     code = (
-        "import hashlib; from whispertag.data.synth import clip; wave_S, labels = clip(5, 77);"
+        "import hashlib; from whispertag.data.synth.clips import clip; wave_S, labels = clip(5, 77);"
         "print(hashlib.sha256(wave_S.tobytes() + repr(labels).encode()).hexdigest())"
     )
     child = subprocess.run(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from whispertag.data.speech import DIGITS, LEVEL, Utterance
+from whispertag.data.speech.utterances import DIGITS, LEVEL, Utterance
 from whispertag.nano.scenes import Recipe, Scenes
 
 

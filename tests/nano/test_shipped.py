@@ -7,8 +7,8 @@ import pytest
 import whisper
 
 from whispertag.audio import SAMPLE_RATE, read_wave
-from whispertag.data.mixing import mix
-from whispertag.data.speech import read_digits, read_transcripts, strings
+from whispertag.data.speech.mixing import mix
+from whispertag.data.speech.utterances import read_digits, read_transcripts, strings
 from whispertag.model.weights import ASSETS, SHIPPED, find_checkpoint
 from whispertag.nano.exam import conversation
 from whispertag.nano.material import synthetic_noises

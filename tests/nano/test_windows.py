@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from whispertag.data.mixing import active_level
-from whispertag.data.speech import DIGITS
+from whispertag.data.speech.mixing import active_level
+from whispertag.data.speech.utterances import DIGITS
 from whispertag.nano.scenes import Recipe, Scenes, Segment
 from whispertag.nano.vocabulary import GRID, Vocabulary
 from whispertag.nano.windows import IGNORE, TrainingWindows

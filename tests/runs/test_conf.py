@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 import whispertag.runs.entry  # noqa: F401 (registers the resolver)
 from whispertag.data.module import ClipData
-from whispertag.data.speech import read_speech
+from whispertag.data.speech.utterances import read_speech
 from whispertag.model.backbone import WhisperBackbone
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -14,7 +14,7 @@ from tests.conftest import read_result, write_shards_of
 from tests.data.test_module import GOOD, LABELS, stream, tar_of
 from tests.processes import Started, finish
 from tests.runs.test_train import QUIET, TINY, runs, train
-from whispertag.data.features import Definition, FeatureStore
+from whispertag.data.features.store import Definition, FeatureStore
 from whispertag.model.backbone import WhisperBackbone
 from whispertag.runs.extract import Extraction
 

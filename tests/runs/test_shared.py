@@ -18,7 +18,7 @@ from hydra_plugins.whispertag_shared_encoder import Job, grouped
 from tests.conftest import ROOT, read_result, write_shards_of
 from tests.processes import Started
 from tests.runs.test_train import QUIET, runs
-from whispertag.data import feature_stream
+from whispertag.data.features import stream as feature_stream
 from whispertag.model.backbone import WhisperBackbone
 
 SHARED = "hydra/launcher=shared_encoder"

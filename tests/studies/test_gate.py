@@ -10,8 +10,8 @@ from tests.data.test_speech import write_digits
 from tests.listening import SPOKEN, tone
 from tests.studies.test_probe import rows
 from whispertag.audio import SAMPLE_RATE, read_wave
-from whispertag.data.mixing import active_level
-from whispertag.data.sources import read_folder
+from whispertag.data.sources.folders import read_folder
+from whispertag.data.speech.mixing import active_level
 from whispertag.listen.gate import Gate
 from whispertag.studies import gate, voices
 from whispertag.studies.gate import GUARDS, kept, summary, transcribe

@@ -6,9 +6,9 @@ import pytest
 
 from tests.data.test_speech import write_digits
 from tests.studies.test_probe import rows, sounds  # noqa: F401  (a fixture)
-from whispertag.data.mixing import active_level
-from whispertag.data.sources import read_esc50
-from whispertag.data.speech import Utterance
+from whispertag.data.sources.folders import read_esc50
+from whispertag.data.speech.mixing import active_level
+from whispertag.data.speech.utterances import Utterance
 from whispertag.intervals import bootstrap, student
 from whispertag.studies import noise
 from whispertag.studies.noise import Trial, trials

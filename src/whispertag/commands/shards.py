@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # these take seconds to import, and `--help` must not wait for them
-    from whispertag.data.audioset import Segment
     from whispertag.data.shards import Manifest
-    from whispertag.data.sources import Clip
+    from whispertag.data.sources.audioset import Segment
+    from whispertag.data.sources.folders import Clip
     from whispertag.labels import ClassTable
 
 WORST = 10  # classes shown
@@ -69,8 +69,8 @@ def add_commands(commands: Any) -> None:
 def _shards(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from whispertag.data.audioset import read_segments
-    from whispertag.data.convert import write_shards
+    from whispertag.data.sources.audioset import read_segments
+    from whispertag.data.sources.convert import write_shards
 
     with Console(stderr=True).status("listing recordings"):  # of two million, a minute; of tars on slow disks, more
         clips, classes = _listed(options)
@@ -86,10 +86,10 @@ def _shards(options: argparse.Namespace) -> None:
 
 
 def _listed(options: argparse.Namespace) -> "tuple[list[Clip], ClassTable]":
-    from whispertag.data import archives, audioset, sources
+    from whispertag.data.sources import archives, audioset, folders
 
     if options.kind == "folder":
-        return sources.read_folder(options.root, options.csv) if options.csv else sources.read_esc50(options.root)
+        return folders.read_folder(options.root, options.csv) if options.csv else folders.read_esc50(options.root)
     classes = _class_table(options.classes)
     if options.kind == "csv":
         return audioset.list_csv(options.csv, options.audio, classes), classes
@@ -101,7 +101,7 @@ def _listed(options: argparse.Namespace) -> "tuple[list[Clip], ClassTable]":
 
 
 def _coverage(options: argparse.Namespace) -> None:
-    from whispertag.data.audioset import read_segments
+    from whispertag.data.sources.audioset import read_segments
 
     folder = options.to or Path(options.places[0]).expanduser()
     if not options.to and not folder.is_dir():
@@ -113,8 +113,8 @@ def _coverage(options: argparse.Namespace) -> None:
 def _index(options: argparse.Namespace) -> None:
     from braceexpand import braceexpand
 
-    from whispertag.data.audioset import find_files
-    from whispertag.data.index import index_tars
+    from whispertag.data.sources.audioset import find_files
+    from whispertag.data.sources.index import index_tars
 
     classes = _class_table(options.classes)
     if not options.to and (alone := [place for place in options.places if not Path(place).expanduser().is_dir()]):
@@ -145,7 +145,7 @@ def _say_coverage(
     from rich.console import Console
     from rich.table import Table
 
-    from whispertag.data.coverage import cover, tars_of
+    from whispertag.data.sources.coverage import cover, tars_of
     from whispertag.files import make_folder
 
     tars, skipped = tars_of(places)

@@ -17,13 +17,13 @@ from webdataset import DataPipeline
 from whispertag.audio import SAMPLE_RATE
 from whispertag.data.ahead import Ahead
 from whispertag.data.balance import Balance, balanced
-from whispertag.data.cache import ShardCache
 from whispertag.data.epochs import Epochs
-from whispertag.data.feature_file import decode as decode_features
-from whispertag.data.feature_stream import feature_batches
-from whispertag.data.features import FeatureStore
+from whispertag.data.features.file import decode as decode_features
+from whispertag.data.features.store import FeatureStore
+from whispertag.data.features.stream import feature_batches
 from whispertag.data.ledger import BadClips, is_first_process
 from whispertag.data.places import find_shards, read_manifest
+from whispertag.data.remote.cache import ShardCache
 from whispertag.data.shards import Shard, ShardError
 from whispertag.data.stages import (
     Share,

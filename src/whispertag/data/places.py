@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from whispertag.data.connections import Missing, list_tars
-from whispertag.data.remote import look_at, read_bytes
+from whispertag.data.remote.connections import Missing, list_tars
+from whispertag.data.remote.streams import look_at, read_bytes
 from whispertag.data.shards import MANIFEST, Manifest, Shard, ShardError, is_remote
 
 

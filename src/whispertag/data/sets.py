@@ -14,9 +14,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from whispertag.data.convert import digest, write_shards
 from whispertag.data.module import ClipData
-from whispertag.data.sources import Clip, read_esc50, read_folder, synthesise
+from whispertag.data.sources.convert import digest, write_shards
+from whispertag.data.sources.folders import Clip, read_esc50, read_folder, synthesise
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def synthetic(
     folder: str | PathLike[str], n_train: int = 2000, n_eval: int = 300, synth_seed: int = 0, **streaming: Any
 ) -> ClipData:
-    """The embedded default: clips whose sounds are AudioSet classes by construction (data/synth.py)."""
+    """The embedded default: clips whose sounds are AudioSet classes by construction (data/synth/clips.py)."""
     clips, classes = synthesise(synth_seed, n_train, n_eval)
     code = (files("whispertag.data") / "synth.py").read_bytes()
     made_by = {

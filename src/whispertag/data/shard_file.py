@@ -85,7 +85,7 @@ class ShardWriter:
     """Write samples into `{folder}/{prefix}-000000.tar …` and, on leaving, the manifest.
 
     The manifest comes last, so a folder with a manifest is complete. For many clips, many processes
-    and work that goes on after a kill see data/convert.py.
+    and work that goes on after a kill see data/sources/convert.py.
     """
 
     def __init__(self, folder: Path, prefix: str, options: dict[str, Any], clips_per_shard: int = 100):

@@ -17,8 +17,8 @@ from webdataset import DataPipeline
 from webdataset.filters import shuffle
 
 from whispertag.audio import AUDIO_EXTENSIONS, SAMPLE_RATE, fit_length, read_wave
-from whispertag.data.cache import ShardCache
 from whispertag.data.ledger import BadClips
+from whispertag.data.remote.cache import ShardCache
 from whispertag.data.shards import Shard, ShardError
 from whispertag.data.tars import Sample, samples_of
 from whispertag.labels import ClassTable

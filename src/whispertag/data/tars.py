@@ -13,9 +13,9 @@ from typing import IO, Any
 
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
-from whispertag.data.cache import ShardCache
 from whispertag.data.ledger import BadClips
-from whispertag.data.remote import CHUNK, BrokenOff, RemoteStream
+from whispertag.data.remote.cache import ShardCache
+from whispertag.data.remote.streams import CHUNK, BrokenOff, RemoteStream
 from whispertag.data.shards import Shard, ShardError, is_remote
 
 Sample = dict[str, Any]

@@ -5,8 +5,8 @@ from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import fftconvolve
 
 from whispertag.audio import SAMPLE_RATE
-from whispertag.data.mixing import active_level
-from whispertag.data.speech import LEVEL
+from whispertag.data.speech.mixing import active_level
+from whispertag.data.speech.utterances import LEVEL
 
 Rng = np.random.Generator
 

@@ -9,9 +9,9 @@ import numpy as np
 from rich.progress import track
 
 from whispertag.audio import SAMPLE_RATE, WINDOW_SECONDS, fit_length
-from whispertag.data.espeak import espeak_utterances
-from whispertag.data.mixing import mix
-from whispertag.data.speech import Utterance, by_speaker, join, read_digits, split_takes, strings
+from whispertag.data.speech.espeak import espeak_utterances
+from whispertag.data.speech.mixing import mix
+from whispertag.data.speech.utterances import Utterance, by_speaker, join, read_digits, split_takes, strings
 from whispertag.intervals import bootstrap
 from whispertag.model.weights import find_checkpoint
 from whispertag.nano.material import noises_of, synthetic_noises

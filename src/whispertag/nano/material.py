@@ -4,8 +4,8 @@ from os import PathLike
 
 import numpy as np
 
-from whispertag.data import synth
-from whispertag.data.noises import read_noises
+from whispertag.data.speech.noises import read_noises
+from whispertag.data.synth.clips import clip
 
 
 def noises_of(root: str | PathLike[str], test: bool) -> dict[str, np.ndarray]:
@@ -14,4 +14,4 @@ def noises_of(root: str | PathLike[str], test: bool) -> dict[str, np.ndarray]:
 
 
 def synthetic_noises(n: int, seed: int) -> list[np.ndarray]:
-    return [synth.clip(seed, i, seconds=5.0)[0] for i in range(n)]
+    return [clip(seed, i, seconds=5.0)[0] for i in range(n)]

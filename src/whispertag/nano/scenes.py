@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from whispertag.audio import SAMPLE_RATE, WINDOW_SECONDS
-from whispertag.data.mixing import active_level, mix, tile
-from whispertag.data.speech import LEVEL, Utterance, by_speaker, join
+from whispertag.data.speech.mixing import active_level, mix, tile
+from whispertag.data.speech.utterances import LEVEL, Utterance, by_speaker, join
 from whispertag.nano.channel import another_channel, coloured, filtered, stretch
 
 Rng = np.random.Generator

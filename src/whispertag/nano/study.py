@@ -13,9 +13,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
-from whispertag.data.espeak import espeak_utterances
-from whispertag.data.mixing import mix
-from whispertag.data.speech import read_digits, split_takes, strings
+from whispertag.data.speech.espeak import espeak_utterances
+from whispertag.data.speech.mixing import mix
+from whispertag.data.speech.utterances import read_digits, split_takes, strings
 from whispertag.nano.file import write_checkpoint
 from whispertag.nano.material import noises_of, synthetic_noises
 from whispertag.nano.model import NanoWhisper, dimensions

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from whispertag.data.speech import WORDS
+from whispertag.data.speech.utterances import WORDS
 from whispertag.nano.model import NanoWhisper
 from whispertag.nano.muon import Muon
 from whispertag.nano.windows import IGNORE, TrainingWindows

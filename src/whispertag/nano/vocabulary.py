@@ -4,7 +4,7 @@ from functools import cached_property
 from typing import Any
 
 from whispertag.audio import WINDOW_SECONDS
-from whispertag.data.speech import WORDS
+from whispertag.data.speech.utterances import WORDS
 
 GRID = 0.2  # seconds between the time stamps used; Whisper's own step is 0.02
 N_VOCAB = 51864  # an English-only Whisper

@@ -15,8 +15,8 @@ from whispertag.runs.entry import MEMBER, current, resuming
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
-    from whispertag.data.features import Definition as FeatureDefinition
-    from whispertag.data.features import FeatureStore
+    from whispertag.data.features.store import Definition as FeatureDefinition
+    from whispertag.data.features.store import FeatureStore
     from whispertag.data.module import ClipData
     from whispertag.model.backbone import WhisperBackbone
     from whispertag.model.checkpoint import Description
@@ -54,14 +54,14 @@ def features(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData")
     """The states that extract.py has computed of this backbone, if the run is to learn from them."""
     if clips.source != "features":
         return None
-    from whispertag.data.features import FeatureStore
+    from whispertag.data.features.store import FeatureStore
 
     return FeatureStore.of(*_features(config, backbone, clips), n_layers=backbone.n_layers)
 
 
 def new_features(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -> "FeatureStore":
     """The folder for the states of just these layers."""
-    from whispertag.data.features import FeatureStore
+    from whispertag.data.features.store import FeatureStore
 
     return FeatureStore(*_features(config, backbone, clips))
 
@@ -69,7 +69,7 @@ def new_features(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipDa
 def _features(
     config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData"
 ) -> tuple[Path, str, "FeatureDefinition"]:
-    from whispertag.data.features import Definition
+    from whispertag.data.features.store import Definition
 
     definition = Definition(
         backbone.fingerprint,

@@ -1,4 +1,4 @@
-"""A data set through the backbone once: audio shards → feature shards (data/features.py)."""
+"""A data set through the backbone once: audio shards → feature shards (data/features/store.py)."""
 
 import logging
 import time
@@ -10,8 +10,8 @@ from pytorch_lightning import LightningModule
 from rich.console import Console
 from rich.table import Table
 
-from whispertag.data.feature_file import ShardFeatures
-from whispertag.data.features import FeatureStore
+from whispertag.data.features.file import ShardFeatures
+from whispertag.data.features.store import FeatureStore
 from whispertag.data.module import ClipData
 from whispertag.data.shards import is_remote
 from whispertag.model.backbone import WhisperBackbone

@@ -15,9 +15,9 @@ import numpy as np
 from rich.progress import Progress
 
 from whispertag.audio import SAMPLE_RATE, WINDOW_SECONDS
-from whispertag.data.mixing import active_level, mix
-from whispertag.data.sources import Clip, read_esc50
-from whispertag.data.speech import Utterance, read_speech, strings
+from whispertag.data.sources.folders import Clip, read_esc50
+from whispertag.data.speech.mixing import active_level, mix
+from whispertag.data.speech.utterances import Utterance, read_speech, strings
 from whispertag.intervals import bootstrap
 from whispertag.model.weights import find_checkpoint, load_whisper
 from whispertag.studies.noise_classes import class_rates

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whispertag.data.sources import Clip
+from whispertag.data.sources.folders import Clip
 from whispertag.intervals import bootstrap
 from whispertag.studies.plots import save_plot
 from whispertag.studies.probe import probe_layers

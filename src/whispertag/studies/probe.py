@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from whispertag.data.sources import read_esc50
-from whispertag.data.speech import read_speech
+from whispertag.data.sources.folders import read_esc50
+from whispertag.data.speech.utterances import read_speech
 from whispertag.intervals import bootstrap
 from whispertag.studies.plots import line_plot, save_plot
 from whispertag.studies.probe_states import LOG_MEL, sound_states

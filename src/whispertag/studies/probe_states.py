@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from whispertag.audio import POSITIONS_PER_SECOND, SAMPLE_RATE, fit_length, log_mel
-from whispertag.data.mixing import active_level, mix
-from whispertag.data.sources import Clip
-from whispertag.data.speech import Utterance, talk
+from whispertag.data.sources.folders import Clip
+from whispertag.data.speech.mixing import active_level, mix
+from whispertag.data.speech.utterances import Utterance, talk
 from whispertag.model.backbone import WhisperBackbone
 
 log = logging.getLogger(__name__)

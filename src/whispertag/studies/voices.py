@@ -12,12 +12,12 @@ import numpy as np
 import soundfile
 
 from whispertag.audio import SAMPLE_RATE
-from whispertag.data import synth
-from whispertag.data.espeak import espeak_utterances
-from whispertag.data.mixing import mix, tile
-from whispertag.data.noises import TEST_FOLD, read_noises
-from whispertag.data.speech import Utterance, read_digits, split_takes, strings
-from whispertag.data.synth_sounds import SOUNDS
+from whispertag.data.speech.espeak import espeak_utterances
+from whispertag.data.speech.mixing import mix, tile
+from whispertag.data.speech.noises import TEST_FOLD, read_noises
+from whispertag.data.speech.utterances import Utterance, read_digits, split_takes, strings
+from whispertag.data.synth.clips import clip
+from whispertag.data.synth.sounds import SOUNDS
 from whispertag.files import write_atomically
 
 Rng = np.random.Generator
@@ -81,7 +81,7 @@ def _background(rng: Rng, noises: Noises, n: int) -> tuple[np.ndarray, list[str]
         name = str(rng.choice(["White noise", "Pink noise"]))
         return SOUNDS[name](rng, n), [name]
     if kind < 0.6:
-        return synth.clip(int(rng.integers(2**31)), 0, seconds=n / SAMPLE_RATE)
+        return clip(int(rng.integers(2**31)), 0, seconds=n / SAMPLE_RATE)
     wave_S, name = noises[int(rng.integers(len(noises)))]
     loud = np.flatnonzero(np.abs(wave_S) > 0.1 * np.abs(wave_S).max())  # some recordings are mostly digital silence
     return tile(np.roll(wave_S, -int(rng.choice(loud))), n), [name]
@@ -121,7 +121,7 @@ def trials(digits: str | PathLike[str], noises: str | PathLike[str], cache: Path
     for _ in range(n):
         names = rng.choice(MUSIC, int(rng.integers(1, 4)), replace=False)
         made.append(Trial("music-like", _levelled(rng, sum(SOUNDS[name](rng, length) for name in names))))
-    made += [Trial("synthetic sounds", synth.clip(1_000_000 + seed, i)[0]) for i in range(n)]
+    made += [Trial("synthetic sounds", clip(1_000_000 + seed, i)[0]) for i in range(n)]
     for i in range(n):
         hiss_S = SOUNDS[("White noise", "Pink noise")[i % 2]](rng, length)
         made.append(Trial("white and pink noise", _levelled(rng, hiss_S)))

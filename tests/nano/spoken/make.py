@@ -6,11 +6,11 @@ from pathlib import Path
 import soundfile
 
 from whispertag.audio import SAMPLE_RATE
-from whispertag.data.espeak import espeak_utterances, speak
-from whispertag.data.speech import DIGITS
+from whispertag.data.speech.espeak import espeak_utterances, speak
+from whispertag.data.speech.utterances import DIGITS
 
 HERE = Path(__file__).parent
-SPEAKERS = ("Andy", "boris", "f2", "iven", "klatt3")  # kept out of every training (data/espeak.py)
+SPEAKERS = ("Andy", "boris", "f2", "iven", "klatt3")  # kept out of every training (data/speech/espeak.py)
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from whispertag.audio import AUDIO_EXTENSIONS
-from whispertag.data.audioset import Place, clips_of, find_files, find_id, names_of, offer, read_segments
-from whispertag.data.recordings import Cell, Recording, Unusable
-from whispertag.data.sources import Clip, key_of, stamp_of, with_keys_of_their_own
+from whispertag.data.sources.audioset import Place, clips_of, find_files, find_id, names_of, offer, read_segments
+from whispertag.data.sources.folders import Clip, key_of, stamp_of, with_keys_of_their_own
+from whispertag.data.sources.recordings import Cell, Recording, Unusable
 from whispertag.labels import ClassTable
 
 

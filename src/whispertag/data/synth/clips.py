@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from whispertag.data.synth_sounds import LEAST, SOUNDS
-from whispertag.data.synth_waves import FADE, RATE, Wave, noise
+from whispertag.data.synth.sounds import LEAST, SOUNDS
+from whispertag.data.synth.waves import FADE, RATE, Wave, noise
 
 CLASSES: tuple[str, ...] = tuple(SOUNDS)
 

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from whispertag.audio import AUDIO_EXTENSIONS, AudioError, seconds_of
-from whispertag.data.archives import names_in
-from whispertag.data.coverage import write_table
 from whispertag.data.ledger import BadClips
-from whispertag.data.parts import Job, make_in_parts, stop_if_asked
 from whispertag.data.shards import Manifest, Shard
-from whispertag.data.sources import stamp_of
+from whispertag.data.sources.archives import names_in
+from whispertag.data.sources.coverage import write_table
+from whispertag.data.sources.folders import stamp_of
+from whispertag.data.sources.parts import Job, make_in_parts, stop_if_asked
 from whispertag.data.tars import samples_of
 from whispertag.labels import ClassTable
 

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPMessage
 from typing import Any
 
-from whispertag.data.connections import Connection, Version, connect
+from whispertag.data.remote.connections import Connection, Version, connect
 from whispertag.data.shards import ShardError
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from whispertag.audio import SAMPLE_RATE, read_wave
-from whispertag.data.mixing import active_level, active_span
+from whispertag.data.speech.mixing import active_level, active_span
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COMMANDS = (
@@ -90,7 +90,7 @@ def read_speech(
           espeak: 300 utterances in the voices kept for tests, made now (no path)
     """
     if kind == "espeak":
-        from whispertag.data.espeak import espeak_utterances
+        from whispertag.data.speech.espeak import espeak_utterances
 
         return espeak_utterances(cache, 300, seed=1, held_out_voices=True)
     if path is None:

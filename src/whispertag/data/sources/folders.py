@@ -1,4 +1,4 @@
-"""Where clips come from: a folder in ESC-50's layout, an own folder + csv, a synthesiser. See also data/audioset.py."""
+"""Where clips come from: a folder in ESC-50's layout, an own folder + csv, a synthesiser."""
 
 import csv
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from whispertag.audio import AUDIO_EXTENSIONS
-from whispertag.data.recordings import Audio, Recording
+from whispertag.data.sources.recordings import Audio, Recording
 from whispertag.labels import ClassTable
 
 
@@ -40,15 +40,15 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Synthetic:
-    """Clip `index` of data/synth.py's data set `seed`."""
+    """Clip `index` of data/synth/clips.py's data set `seed`."""
 
     seed: int
     index: int
 
     def read(self) -> tuple[np.ndarray, list[str]]:
-        from whispertag.data import synth
+        from whispertag.data.synth.clips import clip
 
-        return synth.clip(self.seed, self.index)
+        return clip(self.seed, self.index)
 
     def encoded(self) -> None:
         return None
@@ -102,15 +102,15 @@ def read_folder(
 
 
 def synthesise(seed: int, n_train: int, n_eval: int) -> tuple[list[Clip], ClassTable]:
-    """Clips of data/synth.py; clip i of a seed is the same whatever the counts."""
-    from whispertag.data import synth
+    """Clips of data/synth/clips.py; clip i of a seed is the same whatever the counts."""
+    from whispertag.data.synth.clips import CLASSES
 
     def clip(split: str, stream: int, index: int) -> Clip:
         # The two splits are two streams of the generator, so growing one never moves the other.
         return Clip(f"{split}-{index:06d}", split, [], Synthetic(2 * seed + stream, index))
 
     clips = [clip("train", 0, i) for i in range(n_train)] + [clip("eval", 1, i) for i in range(n_eval)]
-    return clips, ClassTable.audioset().subset(synth.CLASSES)
+    return clips, ClassTable.audioset().subset(CLASSES)
 
 
 def _read_rows(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from whispertag.data.balance import Balance
-from whispertag.data.features import Part
+from whispertag.data.features.store import Part
 from whispertag.data.shards import ShardError
 from whispertag.data.stages import Share
 from whispertag.labels import ClassTable

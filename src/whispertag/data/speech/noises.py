@@ -5,8 +5,8 @@ from os import PathLike
 
 import numpy as np
 
-from whispertag.data.mixing import active_level
-from whispertag.data.sources import Clip, read_esc50
+from whispertag.data.sources.folders import Clip, read_esc50
+from whispertag.data.speech.mixing import active_level
 
 TEST_FOLD = 5  # nano has heard the others
 

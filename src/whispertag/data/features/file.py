@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whispertag.data.features import FeatureStore
+from whispertag.data.features.store import FeatureStore
 from whispertag.data.shards import Shard, ShardError
 from whispertag.files import write_atomically
 

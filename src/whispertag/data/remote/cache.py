@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from whispertag.data.connections import Version
-from whispertag.data.remote import CHUNK, BrokenOff, RemoteStream
+from whispertag.data.remote.connections import Version
+from whispertag.data.remote.streams import CHUNK, BrokenOff, RemoteStream
 from whispertag.data.shards import ShardError
 
 log = logging.getLogger(__name__)

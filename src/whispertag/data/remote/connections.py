@@ -1,4 +1,4 @@
-"""One connection to the bytes behind a URL; data/remote.py makes a stream of as many as it takes.
+"""One connection to the bytes behind a URL; data/remote/streams.py makes a stream of as many as it takes.
 
 - http(s)://  by the standard library: it holds no state that a forked loader worker could find broken
 - pipe:…      the output of a shell command; an exit status other than 0 is a failure

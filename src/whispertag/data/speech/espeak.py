@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from whispertag.audio import read_wave
-from whispertag.data.speech import DIGITS, WORDS, Utterance, trimmed
+from whispertag.data.speech.utterances import DIGITS, WORDS, Utterance, trimmed
 from whispertag.files import write_atomically
 
 ACCENTS = ("en-gb", "en-us", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-029")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from whispertag.data.archives import members_of
-from whispertag.data.audioset import Segment, find_files, find_id
-from whispertag.data.recordings import Unusable
 from whispertag.data.shards import Manifest
+from whispertag.data.sources.archives import members_of
+from whispertag.data.sources.audioset import Segment, find_files, find_id
+from whispertag.data.sources.recordings import Unusable
 from whispertag.files import write_atomically
 from whispertag.labels import ClassTable
 

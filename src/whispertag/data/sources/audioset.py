@@ -1,6 +1,6 @@
 """AudioSet as people have it: Google's csv files, the names recordings are given, a folder of them → clips.
 
-Tars and parquet files are in data/archives.py.
+Tars and parquet files are in data/sources/archives.py.
 
 What is listed but cannot be used (an unknown class, a row without sense, a broken tar) becomes a clip that says why
 when it is read: so it is skipped by name, as a broken recording is.
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from whispertag.audio import AUDIO_EXTENSIONS
-from whispertag.data.recordings import Recording, Unusable
-from whispertag.data.sources import Clip, key_of, stamp_of, with_keys_of_their_own
+from whispertag.data.sources.folders import Clip, key_of, stamp_of, with_keys_of_their_own
+from whispertag.data.sources.recordings import Recording, Unusable
 from whispertag.labels import ClassTable, UnknownLabel
 
 Place = str | PathLike[str]
@@ -111,7 +111,7 @@ def list_csv(tables: Iterable[Place], root: Place, classes: ClassTable) -> list[
 
     Recordings are called <id>, Y<id>, <id>_<start> or <id>_<start>_<end> (seconds or milliseconds), any extension;
     one that bears no start and is clearly longer than its segment is a whole video, and is cut. A segment without a
-    recording is not listed: see data/coverage.py.
+    recording is not listed: see data/sources/coverage.py.
     """
     segments = read_segments(tables, classes)
     audio: dict[str, Recording | Unusable] = {}

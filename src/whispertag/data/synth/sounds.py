@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
-from whispertag.data.synth_waves import (
+from whispertag.data.synth.waves import (
     FADE,
     RATE,
     Rng,

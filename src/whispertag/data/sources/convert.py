@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from whispertag.audio import SAMPLE_RATE, AudioError
-from whispertag.data.parts import Job, make_in_parts, stop_if_asked
 from whispertag.data.shard_file import ShardFile, encode_flac
 from whispertag.data.shards import Manifest, ShardError
-from whispertag.data.sources import Clip
+from whispertag.data.sources.folders import Clip
+from whispertag.data.sources.parts import Job, make_in_parts, stop_if_asked
 
 
 def write_shards(
