@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -58,6 +59,36 @@ def train(
         log.info("%s is there: nothing to train", done)
         return done
 
+    scenes, check = _material(seed, digits, noises, unheard, n_spoken, n_synthetic, recipe, cache)
+    torch.manual_seed(seed)
+    windows = partial(TrainingWindows, scenes, seed=seed)
+    whisper = NanoWhisper(dimensions(**sizes), Vocabulary())
+    some = windows(first=0, last=6, steps=steps)
+    whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
+    module = SpeechTraining(whisper, steps, check=check, **optim)
+    _trainer(folder, steps // epoch_steps, precision, snapshots).fit(
+        module,
+        datamodule=Windows(windows, steps, epoch_steps, workers),
+        ckpt_path=str(checkpoint) if checkpoint.exists() else None,
+        weights_only=True,
+    )
+    if module.done < steps:
+        raise KeyboardInterrupt  # Lightning has stopped in peace; the checkpoint of the last epoch is there
+    write_checkpoint(done, module.model.dims, module.model.whisper_state())
+    return done
+
+
+def _material(
+    seed: int,
+    digits: str | PathLike[str],
+    noises: str | PathLike[str],
+    unheard: str | None,
+    n_spoken: int,
+    n_synthetic: int,
+    recipe: Recipe,
+    cache: str | PathLike[str],
+) -> tuple[Scenes, dict[str, tuple[Sequence[np.ndarray], Sequence[str]]]]:
+    """→ what is learnt from, and (waves, texts) by which progress is told, clean and in noise: takes that are not."""
     recorded, tests = split_takes(read_digits(digits))
     if unheard and unheard not in {u.speaker for u in recorded}:
         raise ValueError(f"unheard={unheard}: no such speaker in {digits}")
@@ -68,22 +99,17 @@ def train(
     texts = [" ".join(u.words) for u in check]
     kept = list(noises_of(noises, test=True).values())
     noisy = [mix(u.wave_S, kept[i % len(kept)], 0.0) for i, u in enumerate(check)]
+    return Scenes(recorded, spoken, sounds, recipe), {
+        "clean": ([u.wave_S for u in check], texts),
+        "0dB": (noisy, texts),
+    }
 
-    torch.manual_seed(seed)
-    windows = partial(TrainingWindows, Scenes(recorded, spoken, sounds, recipe), seed=seed)
-    whisper = NanoWhisper(dimensions(**sizes), Vocabulary())
-    some = windows(first=0, last=6, steps=steps)
-    whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
-    module = SpeechTraining(
-        whisper,
-        steps,
-        check={"clean": ([u.wave_S for u in check], texts), "0dB": (noisy, texts)},
-        **optim,
-    )
-    trainer = pl.Trainer(
+
+def _trainer(folder: Path, epochs: int, precision: str, snapshots: Sequence[int]) -> pl.Trainer:
+    return pl.Trainer(
         accelerator="cpu",
         precision=_precision(precision),
-        max_epochs=steps // epoch_steps,
+        max_epochs=epochs,
         logger=CSVLogger(folder, name="metrics"),
         callbacks=[
             Snapshots(folder, snapshots),
@@ -93,16 +119,6 @@ def train(
         enable_model_summary=False,
         log_every_n_steps=50,
     )
-    trainer.fit(
-        module,
-        datamodule=Windows(windows, steps, epoch_steps, workers),
-        ckpt_path=str(checkpoint) if checkpoint.exists() else None,
-        weights_only=True,
-    )
-    if module.done < steps:
-        raise KeyboardInterrupt  # Lightning has stopped in peace; the checkpoint of the last epoch is there
-    write_checkpoint(done, module.model.dims, module.model.whisper_state())
-    return done
 
 
 class Snapshots(pl.Callback):

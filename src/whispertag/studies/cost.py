@@ -6,10 +6,10 @@ So that "tags for about 1 % more" is a table anyone can print, for any model, on
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -52,6 +52,16 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+class Part(NamedTuple):
+    """What is counted and timed. times: how often a window of 30 s needs it; 0: it is no part of transcribing one"""
+
+    name: str
+    parameters: int
+    gmacs: float
+    seconds: float
+    times: int
+
+
 @torch.no_grad()
 def run(
     folder: Path,
@@ -67,53 +77,50 @@ def run(
     """
     (folder / "cost.csv").unlink(missing_ok=True)
     whisper = open_model(backbone, weights)
-    dims, device, encoder = whisper.dims, whisper.device, whisper.encoder
-    wave_BS = torch.randn(1, WINDOW_SECONDS * SAMPLE_RATE, device=device)
-    mel_BMF = log_mel(wave_BS, dims.n_mels)
-    clip_BMF = mel_BMF[..., : SECONDS * SAMPLE_RATE // HOP_LENGTH]
-
-    parts: list[tuple[str, int, float, float]] = []  # name, parameters, GMAC, seconds
-    parts.append(("log-mel, 30 s", 0, 0.0, seconds_of(lambda: log_mel(wave_BS, dims.n_mels), repeats)))
-    cut = cut_to(encoder, SECONDS)
-    for label, part, given in ((f"encoder, {SECONDS} s", cut, clip_BMF), ("encoder, 30 s", encoder, mel_BMF)):
-        gmacs = count_macs(part, tuple(given.shape)) / 1e9
-        parts.append((label, count_parameters(encoder), gmacs, seconds_of(partial(part, given), repeats)))
-    audio_BTD = encoder(mel_BMF)
-    n_tokens = min(tokens, dims.n_text_ctx // 2)
-    parts.append(
-        (
-            f"decoder, {n_tokens} tokens",
-            count_parameters(whisper.decoder),
-            decoder_macs(dims, n_tokens) / 1e9,
-            seconds_of(lambda: _decode(whisper, audio_BTD, n_tokens), max(1, repeats // 3)),
-        )
-    )
-    for label, make in heads.items():
-        head = make(dims.n_audio_layer, dims.n_audio_state, n_classes, n_steps=STEPS).to(device).eval()
-        states = torch.randn(1, dims.n_audio_layer, STEPS, dims.n_audio_state, device=device)
-        gmacs = count_macs(head, tuple(states.shape)) / 1e9
-        parts.append(
-            (
-                f"head {label}",
-                count_parameters(head),
-                gmacs,
-                seconds_of(partial(head, states), repeats),
-            )
-        )
-
-    clip_gmacs, clip_seconds = parts[1][2:]
-    window = (parts[0], parts[2], parts[3])
-    window_gmacs, window_seconds = sum(part[2] for part in window), sum(part[3] for part in window)
+    hearing = _hearing_parts(whisper, tokens, repeats)
+    clip, window = hearing[1], [part for part in hearing if part.times]
+    window_gmacs, window_seconds = sum(part.gmacs for part in window), sum(part.seconds for part in window)
     columns = ("part", "parameters", "GMAC", "ms", "GMAC/clip %", "ms/clip %", "GMAC/window %", "ms/window %")
     table = Table(folder / "cost.csv", columns)
-    for label, parameters, gmacs, seconds in parts:
-        times = 3 if label.startswith("head") else 1  # a head hears a 10 s clip; three of them fill a window
-        shares = [gmacs / clip_gmacs, seconds / clip_seconds]
-        shares += [times * gmacs / window_gmacs, times * seconds / window_seconds]
-        row = (label, f"{parameters:,}", f"{gmacs:.4g}", f"{1000 * seconds:.2f}")
+    for part in [*hearing, *_head_parts(whisper, heads, n_classes, repeats)]:
+        times = part.times or 1
+        shares = [part.gmacs / clip.gmacs, part.seconds / clip.seconds]
+        shares += [times * part.gmacs / window_gmacs, times * part.seconds / window_seconds]
+        row = (part.name, f"{part.parameters:,}", f"{part.gmacs:.4g}", f"{1000 * part.seconds:.2f}")
         table.extend([dict(zip(columns, (*row, *(f"{100 * share:.3g}" for share in shares))))])
-    table.show(f"{backbone}, {weights} weights, one at a time on {device}, {torch.get_num_threads()} threads")
+    table.show(f"{backbone}, {weights} weights, one at a time on {whisper.device}, {torch.get_num_threads()} threads")
     return table
+
+
+def _hearing_parts(whisper: Any, tokens: int, repeats: int) -> list[Part]:
+    """Log-mel, the encoder on a clip and on a window, and the decoder."""
+    dims, encoder = whisper.dims, whisper.encoder
+    wave_BS = torch.randn(1, WINDOW_SECONDS * SAMPLE_RATE, device=whisper.device)
+    mel_BMF = log_mel(wave_BS, dims.n_mels)
+    clip_BMF = mel_BMF[..., : SECONDS * SAMPLE_RATE // HOP_LENGTH]
+    parts = [Part("log-mel, 30 s", 0, 0.0, seconds_of(lambda: log_mel(wave_BS, dims.n_mels), repeats), 1)]
+    for name, part, given, times in (
+        (f"encoder, {SECONDS} s", cut_to(encoder, SECONDS), clip_BMF, 0),
+        ("encoder, 30 s", encoder, mel_BMF, 1),
+    ):
+        gmacs, seconds = count_macs(part, tuple(given.shape)) / 1e9, seconds_of(partial(part, given), repeats)
+        parts.append(Part(name, count_parameters(encoder), gmacs, seconds, times))
+    audio_BTD, n_tokens = encoder(mel_BMF), min(tokens, dims.n_text_ctx // 2)
+    seconds = seconds_of(lambda: _decode(whisper, audio_BTD, n_tokens), max(1, repeats // 3))
+    gmacs = decoder_macs(dims, n_tokens) / 1e9
+    return [*parts, Part(f"decoder, {n_tokens} tokens", count_parameters(whisper.decoder), gmacs, seconds, 1)]
+
+
+def _head_parts(
+    whisper: Any, heads: dict[str, Callable[..., TaggingHead]], n_classes: int, repeats: int
+) -> Iterator[Part]:
+    dims = whisper.dims
+    for name, make in heads.items():
+        head = make(dims.n_audio_layer, dims.n_audio_state, n_classes, n_steps=STEPS).to(whisper.device).eval()
+        states = torch.randn(1, dims.n_audio_layer, STEPS, dims.n_audio_state, device=whisper.device)
+        gmacs, seconds = count_macs(head, tuple(states.shape)) / 1e9, seconds_of(partial(head, states), repeats)
+        # A head hears a 10 s clip; three of them fill a window.
+        yield Part(f"head {name}", count_parameters(head), gmacs, seconds, WINDOW_SECONDS // SECONDS)
 
 
 def cut_to(encoder: Any, seconds: int) -> Any:

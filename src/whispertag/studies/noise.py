@@ -103,9 +103,26 @@ def run(
     columns = ("backbone", "snr", "trial", "speaker", "noise", "class", "errors", "words", "said", "heard")
     transcripts = Table(folder / "transcripts.csv", columns)
     levels: list[float | str] = [CLEAN, *sorted(map(float, snrs), reverse=True)]
+    _transcribe(transcripts, checkpoints, levels, plan, batch, apart)
+    rates = _rates(transcripts, folder, backbones, levels)
+    _plot(rates, folder)
+    if recognisability:
+        class_rates(transcripts, clips, folder, cache, backbones, quiet, loud)
+    rates.show("Word error rate, %, with 95 % intervals over utterances")
+
+
+def _transcribe(
+    transcripts: Table,
+    checkpoints: dict[str, Path],
+    levels: Sequence[float | str],
+    plan: Sequence[Trial],
+    batch: int,
+    apart: bool,
+) -> None:
+    """Every trial at every level by every backbone, but for what is in the table already."""
     with Progress() as progress:
-        bar = progress.add_task("", total=len(backbones) * len(levels) * len(plan))
-        for name in backbones:
+        bar = progress.add_task("", total=len(checkpoints) * len(levels) * len(plan))
+        for name in checkpoints:
             whisper = None
             for level in levels:
                 done = {
@@ -120,11 +137,6 @@ def run(
                     part = rest[first : first + batch]
                     transcripts.extend(_transcribed(whisper, name, level, part, apart))
                     progress.advance(bar, len(part))
-    rates = _rates(transcripts, folder, backbones, levels)
-    _plot(rates, folder)
-    if recognisability:
-        class_rates(transcripts, clips, folder, cache, backbones, quiet, loud)
-    rates.show("Word error rate, %, with 95 % intervals over utterances")
 
 
 def _transcribed(

@@ -43,30 +43,15 @@ def class_rates(
         points = []
         for label, f1 in zip(names, f1_C):
             here = [r for r in transcripts.rows if r["backbone"] == name and r["class"] == label]
-            by_level = {s: [r for r in here if r["snr"] == str(float(s))] for s in (quiet, loud)}
-            if not by_level[loud] or not by_level[quiet]:
+            if not (risen := _rise(here, quiet, loud)):
                 continue
-            # The same utterances at both levels: a difference of pairs
-            words_N = np.array([int(r["words"]) for r in by_level[loud]])
-            rise_N = np.array([int(a["errors"]) - int(b["errors"]) for a, b in zip(by_level[loud], by_level[quiet])])
-            low, high = bootstrap(rise_N, words_N)
-            rise = rise_N.sum() / words_N.sum()
+            rise, low, high, words = risen
             points.append((f1, 100 * rise))
             shown = {k: f"{100 * v:.2f}" for k, v in (("wer_rise", rise), ("low", low), ("high", high))}
-            table.extend([{"backbone": name, "class": label, "f1": f"{f1:.4f}", **shown, "words": words_N.sum()}])
+            table.extend([{"backbone": name, "class": label, "f1": f"{f1:.4f}", **shown, "words": words}])
         slope, low, high, r = regression(np.array(points))
-        lines.extend(
-            [
-                {
-                    "backbone": name,
-                    "slope": f"{slope:.2f}",
-                    "low": f"{low:.2f}",
-                    "high": f"{high:.2f}",
-                    "r": f"{r:.3f}",
-                    "classes": len(points),
-                }
-            ]
-        )
+        fitted = {"slope": f"{slope:.2f}", "low": f"{low:.2f}", "high": f"{high:.2f}", "r": f"{r:.3f}"}
+        lines.extend([{"backbone": name, **fitted, "classes": len(points)}])
         figure.add_scatter(
             x=[p[0] for p in points],
             y=[p[1] for p in points],
@@ -77,6 +62,18 @@ def class_rates(
         )
     save_plot(figure, folder / "classes", "Is speech harder in sounds that are hard to recognise?")
     return table
+
+
+def _rise(rows: list[dict[str, str]], quiet: float, loud: float) -> tuple[float, float, float, int] | None:
+    """Of one kind: WER at `loud` − WER at `quiet` dB, its interval, and the words; None where one is missing."""
+    by_level = {level: [row for row in rows if row["snr"] == str(float(level))] for level in (quiet, loud)}
+    if not by_level[loud] or not by_level[quiet]:
+        return None
+    # The same utterances at both levels: a difference of pairs
+    words_N = np.array([int(row["words"]) for row in by_level[loud]])
+    rise_N = np.array([int(a["errors"]) - int(b["errors"]) for a, b in zip(by_level[loud], by_level[quiet])])
+    low, high = bootstrap(rise_N, words_N)
+    return rise_N.sum() / words_N.sum(), low, high, words_N.sum()
 
 
 def regression(points_N2: np.ndarray, seed: int = 0) -> tuple[float, float, float, float]:
