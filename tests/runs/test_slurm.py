@@ -134,7 +134,6 @@ def went_on(head: bytes) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("slurm")
 def test_every_job_is_an_ordinary_run(slurm):
     done = sweep(*TINY, *QUIET, "head=wa_mlp", "layers=all,last,[9]")
     said, _ = done.communicate()
@@ -157,7 +156,6 @@ def test_every_job_is_an_ordinary_run(slurm):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("slurm")
 @pytest.mark.parametrize("stop", ["scancel --signal=USR2", "scontrol requeue"], ids=["out of time", "pre-empted"])
 def test_a_job_that_slurm_stops_is_queued_again_and_ends_with_the_same_bits(slurm, left_alone, stop):
     waiting = sweep(*LONG)
@@ -169,7 +167,6 @@ def test_a_job_that_slurm_stops_is_queued_again_and_ends_with_the_same_bits(slur
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("slurm")
 def test_a_job_that_the_user_cancels_is_interrupted_and_goes_on_when_asked_to(slurm, left_alone):
     waiting = sweep(*LONG)
     slurms("scancel", in_epoch(3))
@@ -183,7 +180,6 @@ def test_a_job_that_the_user_cancels_is_interrupted_and_goes_on_when_asked_to(sl
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("slurm")
 def test_ranks_that_srun_starts_are_one_run(slurm):
     several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.devices=2"]
     command = ["srun", "--ntasks-per-node=2", sys.executable, str(ROOT / "train.py")]

@@ -62,7 +62,6 @@ def one_run(tmp_path_factory):
         os.chdir(before)
 
 
-@pytest.mark.xdist_group("one_run")
 def test_a_run_leaves_all_it_promises(one_run):
     done, folder = one_run
     found = {p.name for p in folder.iterdir()}
@@ -85,7 +84,6 @@ def test_a_run_leaves_all_it_promises(one_run):
     assert rows[0].startswith("index,mid,name,clips,AP,AUC") and len(rows) == 31
 
 
-@pytest.mark.xdist_group("one_run")
 def test_metrics_csv_and_offline_wandb_are_written(one_run):
     _, folder = one_run
     (csv,) = folder.glob("metrics/version_0/metrics.csv")
@@ -94,7 +92,6 @@ def test_metrics_csv_and_offline_wandb_are_written(one_run):
     assert run.stat().st_size > 1000
 
 
-@pytest.mark.xdist_group("one_run")
 def test_the_shared_head_loads_alone_and_tags_as_the_run_did(one_run):
     from whispertag.data.module import ClipData
     from whispertag.model.checkpoint import load_tagger

@@ -24,9 +24,10 @@ log = logging.getLogger(__name__)
 def synthetic(
     folder: str | PathLike[str], n_train: int = 2000, n_eval: int = 300, synth_seed: int = 0, **streaming: Any
 ) -> ClipData:
-    """The embedded default: clips whose sounds are AudioSet classes by construction (data/synth/clips.py)."""
+    """The embedded default: clips whose sounds are AudioSet classes by construction (data/synth/)."""
     clips, classes = synthesise(synth_seed, n_train, n_eval)
-    code = (files("whispertag.data") / "synth.py").read_bytes()
+    modules = (files("whispertag.data.synth") / f"{name}.py" for name in ("waves", "sounds", "clips"))
+    code = b"".join(module.read_bytes() for module in modules)
     made_by = {
         "source": "synthetic",
         "n_train": n_train,
