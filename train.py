@@ -7,8 +7,7 @@ python train.py -m head=tl_tr,wa_mlp layers=all,last       a sweep, one folder a
 python train.py -m … hydra/launcher=shared_encoder         the same sweep on one pass of the backbone
 python train.py … resume=true                              go on after a stop
 
-A run leaves in its folder: result.json, classes.csv, head.safetensors (to use and share),
-last.ckpt (to resume), metrics/, wandb/, train.log, bad_clips.jsonl if there were any.
+A run leaves result.json, classes.csv, head.safetensors (to share), last.ckpt (to resume), metrics/, wandb/, train.log.
 """
 
 from pathlib import Path
@@ -30,7 +29,6 @@ def main(config: DictConfig) -> None:
 
 
 def run(config: DictConfig, result) -> None:
-    from whispertag.model.checkpoint import save_head
     from whispertag.runs.result import recording
 
     with recording(result):
@@ -52,16 +50,10 @@ def run(config: DictConfig, result) -> None:
         finally:
             result.conclude(trainer, tagger, clips)
 
-        # 3. The artefact people share.
-        if not trainer.is_global_zero:
-            return
-        save_head(f"{result.folder}/{build.HEAD}", tagger.head, build.description(config, tagger, clips))
-
-        # 4. What a probe on log-mel statistics makes of the same clips.
-        if config.baseline:
-            from whispertag.studies.logmel import logmel_probe
-
-            result.baseline = logmel_probe(clips).figures
+        # 3. The artefact people share, and, if asked, what a log-mel probe makes of the same clips.
+        if trainer.is_global_zero:
+            build.save(config, result, tagger, clips)
+            result.baseline = build.baseline(config, clips)
 
 
 if __name__ == "__main__":

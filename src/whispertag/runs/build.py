@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from whispertag.data.features.store import FeatureStore
     from whispertag.data.module import ClipData
     from whispertag.model.backbone import WhisperBackbone
-    from whispertag.model.checkpoint import Description
     from whispertag.runs.result import Result
     from whispertag.training.tagger import Tagger
 
@@ -227,12 +226,21 @@ def checkpoint(config: DictConfig, result: "Result") -> str | None:
     return str(path)
 
 
-def description(config: DictConfig, tagger: "Tagger", clips: "ClipData") -> "Description":
-    """What head.safetensors says about itself."""
-    from whispertag.model.checkpoint import Description
+def save(config: DictConfig, result: "Result", tagger: "Tagger", clips: "ClipData") -> None:
+    """The head, with what it says about itself, as the file that people share."""
+    from whispertag.model.checkpoint import Description, save_head
 
     head = {k: v for k, v in config.head.items() if k != "_target_"}
     head["n_steps"] = tagger.backbone.n_steps(clips.clip_seconds)
-    made = Description.of(tagger.backbone, head, clips.classes, clips.task, clips.clip_seconds)
-    made.metrics = tagger.score.figures if tagger.score else {}
-    return made
+    description = Description.of(tagger.backbone, head, clips.classes, clips.task, clips.clip_seconds)
+    description.metrics = tagger.score.figures if tagger.score else {}
+    save_head(Path(result.folder) / HEAD, tagger.head, description)
+
+
+def baseline(config: DictConfig, clips: "ClipData") -> dict[str, float | None]:
+    """Figures of a probe on log-mel statistics of the same clips; none where it is not asked for."""
+    if not config.baseline:
+        return {}
+    from whispertag.training.logmel import logmel_probe
+
+    return logmel_probe(clips).figures

@@ -6,7 +6,7 @@ import pytest
 from whispertag.data.module import ClipData
 from whispertag.data.shard_file import ShardWriter
 from whispertag.labels import ClassTable
-from whispertag.studies.logmel import logmel_probe
+from whispertag.training.logmel import logmel_probe
 
 CLASSES = ClassTable(("low", "high"))
 
