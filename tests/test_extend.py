@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "extend.md"
 DIFFS = sorted((ROOT / "docs" / "diffs").glob("*.diff"))
-SHOWN = re.compile(r"(`git apply docs/diffs/(\w+\.diff)`.*?\n```diff\n)(.*?)(?=```\n)", re.S)
+SHOWN = re.compile(r"(`git apply docs/diffs/(\w+\.diff)`.*?\n```diff\n)(.*?)(?=^```\n)", re.S | re.M)
 PARTS = ("src", "conf", "tests", "experiments", "pyproject.toml", "train.py", "extract.py")
 
 
@@ -24,9 +24,7 @@ def apply(diff: Path, folder: Path) -> None:
     command = ["git", "apply"] if shutil.which("git") else ["patch", "-p1", "-F0", "-i"]
     env = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
     done = subprocess.run([*command, str(diff)], cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, (
-        f"{diff.name} no longer applies (docs/extend.md, at its end):\n{done.stdout}{done.stderr}"
-    )
+    assert done.returncode == 0, f"{diff.name} is in the tree, or fits it no more (docs/extend.md, at its end): {done}"
 
 
 def added(diff: Path) -> list[str]:
