@@ -13,20 +13,20 @@ DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true"]
 UNTRAINED = ["optim.lr=0", "head.standardize=false"]  # the seeded head, whatever the steps: figures can be compared
 
 
-def test_every_clip_is_scored_once_and_the_figures_are_those_of_one_process():
+@pytest.mark.parametrize("devices", [3, pytest.param(2, marks=pytest.mark.slow)])
+def test_every_clip_is_scored_once_and_the_figures_are_those_of_one_process(devices):
     """One shard, fewer than readers; a share of 13 clips that does not divide evenly."""
     more = [*TINY, *QUIET, *UNTRAINED, "data.n_eval=13", "trainer.max_epochs=1"]
     train(*more, "study=1")
     (one,) = runs("1")
     alone = read_result(one)
-    for devices in (2, 3):
-        train(*more, *DDP, f"trainer.devices={devices}", f"study={devices}")
-        (many,) = runs(f"{devices}")
-        shared = read_result(many)
-        assert shared["status"] == "done" and shared["metrics"].keys() == alone["metrics"].keys()
-        assert shared["metrics"]["clips"] == 13
-        assert shared["metrics"]["mAP"] == pytest.approx(alone["metrics"]["mAP"], abs=1e-6)
-        assert (one / "classes.csv").read_text() == (many / "classes.csv").read_text()
+    train(*more, *DDP, f"trainer.devices={devices}", f"study={devices}")
+    (many,) = runs(f"{devices}")
+    shared = read_result(many)
+    assert shared["status"] == "done" and shared["metrics"].keys() == alone["metrics"].keys()
+    assert shared["metrics"]["clips"] == 13
+    assert shared["metrics"]["mAP"] == pytest.approx(alone["metrics"]["mAP"], abs=1e-6)
+    assert (one / "classes.csv").read_text() == (many / "classes.csv").read_text()
 
 
 def test_torchrun_trains_saves_once_and_goes_on():
