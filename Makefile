@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo nano test test-all lint bench bench-data bench-listen bench-gpu bench-sweep dashboard clean
+.PHONY: help setup demo nano test test-all lint bench bench-data bench-listen bench-gpu bench-sweep dashboard docs clean
 STUDY ?= scratch
 DIGITS ?= ../shared/data/fsdd
 NOISES ?= ../shared/data/esc10
@@ -59,6 +59,9 @@ bench-sweep: $(VENV)/dev  ## runs that share an encoder, against the same runs a
 dashboard: $(VENV)/ready  ## the runs of a study beside each other, here and as a page (STUDY=scratch)
 	$(BIN)/whispertag compare experiments/$(STUDY)
 
+docs: $(VENV)/docs  ## the site: build/site/index.html, which needs no server and no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
@@ -71,4 +74,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 $(VENV)/dev: $(VENV)/ready
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps whisper-at==0.5  # the released heads, a reference in tests; its pins are dead
+	@touch $@
+
+$(VENV)/docs: $(VENV)/ready
+	$(PIP) -e '.[docs]'
 	@touch $@
