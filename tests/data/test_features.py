@@ -64,6 +64,12 @@ def test_validation_gives_every_clip_once_with_its_states_and_labels(stored, wor
     assert seen["clip000"][1] == [1, 0, 0] and seen["clip017"][1] == [0, 1, 0] and seen["clip022"][1] == [1, 0, 1]
 
 
+def test_more_ranks_than_parts_share_the_clips_evenly(stored):
+    store, _ = stored
+    counts = [len(keys(as_rank(store()[0], rank, 7, 0).val_dataloader())) for rank in range(7)]
+    assert sum(counts) == 23 and set(counts) == {3, 4}
+
+
 def test_keys_and_order_are_those_of_the_audio(stored):
     store, _ = stored
     data, _ = store()
