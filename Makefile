@@ -31,7 +31,7 @@ test: $(VENV)/dev  ## the tests (7 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
 test-all: $(VENV)/dev  ## the slow tests too
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -m "" --dist loadfile  # Slurm is started once a process
 
 lint: $(VENV)/dev  ## style, imports, types
 	$(BIN)/ruff check .

@@ -57,6 +57,7 @@ def request(material, *more: str) -> list[str]:
 run = partial(finish, check=False)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_with_the_same_file(material, tmp_path):
     """The same seed gives the same weights (on this machine, with as many threads), also after a kill."""
     straight = run(*request(material))

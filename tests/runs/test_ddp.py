@@ -29,6 +29,7 @@ def test_every_clip_is_scored_once_and_the_figures_are_those_of_one_process(devi
     assert (one / "classes.csv").read_text() == (many / "classes.csv").read_text()
 
 
+@pytest.mark.slow
 def test_torchrun_trains_saves_once_and_goes_on():
     """Ranks that somebody else starts make the shards together, and one of them keeps the run's files."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]

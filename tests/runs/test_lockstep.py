@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from whispertag.runs.lockstep import Lockstep
 
@@ -134,3 +135,11 @@ def test_a_signal_ends_all_and_at_once(number, busy):
     with pytest.raises(KeyboardInterrupt):
         lockstep.run([lambda: task(False), lambda: task(True)])
     assert out == [0, 0] and time.monotonic() - began < 5 and signal.getsignal(number) is before
+
+
+def test_threads_share_out_sums_as_the_main_thread_does(monkeypatch):
+    """Where the main thread's number was raised behind PyTorch's back, as Numba does, new threads do not know."""
+    here, found = torch.get_num_threads, list[int]()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    Lockstep(lambda stream: iter(())).run([lambda: found.append(here())] * 2)
+    assert found == [2, 2]

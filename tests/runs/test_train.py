@@ -145,16 +145,16 @@ def killed_in_epoch(number: int, *arguments: str, sign: int) -> None:
 LONG = [
     *TINY,
     *QUIET,
-    "trainer.max_epochs=9",
+    "trainer.max_epochs=6",
     "callbacks=average",
     "callbacks.average.first=2",
-    "callbacks.average.last=9",
+    "callbacks.average.last=6",
 ]
 
 
 def test_kill_9_in_mid_epoch_and_resume_ends_with_the_same_bits():
     train(*LONG, "study=whole")
-    killed_in_epoch(3, *LONG, sign=signal.SIGKILL)
+    killed_in_epoch(2, *LONG, sign=signal.SIGKILL)
     (folder,) = runs()
     assert read_result(folder)["status"] == "running", "all that a killed run can leave"
     assert not (folder / "head.safetensors").exists()

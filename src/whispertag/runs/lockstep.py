@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import torch
+
 END = object()
 POLL = 0.2  # seconds within which Ctrl-C is heeded
 
@@ -58,8 +60,11 @@ class Lockstep:
         Raises KeyboardInterrupt at Ctrl-C or SIGTERM, once all of them have ended; they meet it as SystemExit.
         """
 
+        n_threads = torch.get_num_threads()  # a new thread has a number of its own, and sums would be split otherwise
+
         def one(task: Callable[[], None]) -> None:
             try:
+                torch.set_num_threads(n_threads)
                 task()
             finally:
                 with self._changed:
