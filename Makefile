@@ -27,7 +27,7 @@ nano: $(VENV)/dev  ## train the shipped backbones anew (hours; DIGITS=<FSDD> NOI
 	$(BIN)/python experiments/nano/exam.py digits=$(DIGITS) noises=$(NOISES) name=nano-clean backbone=experiments/nano/runs/nano-clean/nano.pt utterances=60 long_files=3
 	$(BIN)/python experiments/nano/exam.py digits=$(DIGITS) noises=$(NOISES) name=nano-unheard backbone=experiments/nano/runs/nano-unheard/nano.pt unheard=yweweler long_files=3
 
-test: $(VENV)/dev  ## the tests (7 minutes on 2 cores)
+test: $(VENV)/dev  ## the tests (5 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
 test-all: $(VENV)/dev  ## the slow tests too
