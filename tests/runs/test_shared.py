@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -40,7 +41,9 @@ def sweep(*arguments: str) -> int:
     before, root, level = sys.argv, logging.root.handlers[:], logging.root.level
     sys.argv = ["train.py", "-m", *arguments]
     try:
-        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        # Coverage traces as a debugger does, and under one Hydra gives the error itself instead of the exit code.
+        with patch("hydra._internal.utils.is_under_debugger", lambda: False):
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     except SystemExit as ended:
         return ended.code
     finally:
