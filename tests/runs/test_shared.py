@@ -11,14 +11,13 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from hydra_plugins.whispertag_shared_encoder import Job, grouped
 from tests.conftest import ROOT, read_result, write_shards_of
 from tests.processes import Started
-from tests.runs.test_train import QUIET, runs
+from tests.runs.test_train import QUIET, epochs_done, runs
 from whispertag.data.features import stream as feature_stream
 from whispertag.model.backbone import WhisperBackbone
 
@@ -139,13 +138,8 @@ LONG = [
 
 def stopped(*arguments: str, by: int) -> tuple[int, str]:
     """Run a sweep of four and send it a signal once all have done two epochs → exit code, what it said."""
-
-    def far() -> bool:
-        done = [torch.load(f / "last.ckpt", weights_only=True)["epoch"] for f in runs() if (f / "last.ckpt").exists()]
-        return len(done) == 4 and min(done) >= 1
-
     process = Started("train.py", "-m", *arguments, SHARED)
-    process.wait_for(far)
+    process.wait_for(lambda: [epochs_done(run) >= 2 for run in runs()] == [True] * 4)
     process.send_signal(by)
     ended = process.wait(20)
     return ended.returncode, ended.stderr

@@ -11,11 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from hydra_plugins.whispertag_slurm import SlurmConf
 from tests.conftest import read_result
-from tests.runs.test_train import LONG, QUIET, ROOT, TINY, runs, train
+from tests.runs.test_train import LONG, QUIET, ROOT, TINY, epochs_done, runs, train
 
 SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.mem_gb=null"]
 SLURM += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=10"]
@@ -103,14 +102,7 @@ def sweep(*arguments: str) -> subprocess.Popen:
 
 def in_epoch(number: int) -> str:
     """Waits until the one run there is has done so many epochs; → its job."""
-
-    def reached() -> bool:
-        return any(
-            torch.load(path, weights_only=True)["epoch"] + 1 >= number
-            for path in Path("experiments/scratch/runs").glob("*/last.ckpt")
-        )
-
-    wait_for(reached)
+    wait_for(lambda: any(epochs_done(run) >= number for run in runs()))
     (job,) = slurms("squeue", "--noheader", "--states=running", "--format=%i").split()
     return job
 

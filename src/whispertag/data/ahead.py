@@ -3,16 +3,36 @@
 A worker process would copy every batch once more, into shared memory, and be started anew for every epoch.
 """
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
+from threading import Event, Thread
 from typing import Any
 
 import torch
 
-POLL = 0.1  # seconds within which the thread sees that nobody waits any more
+POLL = 0.1  # seconds within which a thread sees that nobody waits any more
+END = object()
+
+
+def fill(ready: "Queue[Any]", items: Iterable[Any], left: Event) -> None:
+    """Put the items into the queue, then END, or the exception they raised; give up once `left` is set."""
+
+    def put(item: Any) -> None:
+        while not left.is_set():
+            with suppress(Full):
+                ready.put(item, timeout=POLL)
+                return
+
+    try:
+        for item in items:
+            put(item)
+            if left.is_set():
+                return
+        put(END)
+    except BaseException as error:  # of any kind: whoever waits must learn of it
+        put(error)
 
 
 @dataclass
@@ -30,45 +50,29 @@ class Ahead:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Raises what the stream raises."""
         if not self.depth:
-            yield from map(self._pinned, self.begin())
+            yield from self._batches()
             return
-        ready: Queue[tuple[dict[str, Any] | None, BaseException | None]] = Queue(self.depth)
-        left = threading.Event()
-
-        def put(batch: dict[str, Any] | None, error: BaseException | None = None) -> None:
-            while not left.is_set():
-                with suppress(Full):
-                    ready.put((batch, error), timeout=POLL)
-                    return
-
-        def make() -> None:
-            try:
-                for batch in self.begin():
-                    put(self._pinned(batch))
-                    if left.is_set():
-                        return
-                put(None)
-            except BaseException as error:  # of any kind: whoever waits must learn of it
-                put(None, error)
-
-        thread = threading.Thread(target=make, name="batches ahead", daemon=True)
+        ready: Queue[Any] = Queue(self.depth)
+        left = Event()
+        thread = Thread(target=fill, args=(ready, self._batches(), left), name="batches ahead", daemon=True)
         thread.start()
         try:
             while True:
                 try:
-                    batch, error = ready.get(timeout=POLL)
+                    item = ready.get(timeout=POLL)
                 except Empty:  # so that Ctrl-C is heeded
                     continue
-                if error:
-                    raise error
-                if batch is None:
+                if item is END:
                     return
-                yield batch
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
         finally:
             left.set()
             thread.join()
 
-    def _pinned(self, batch: dict[str, Any]) -> dict[str, Any]:
-        if not self.pin:
-            return batch
-        return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        for batch in self.begin():
+            if self.pin:
+                batch = {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            yield batch

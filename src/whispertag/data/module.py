@@ -221,13 +221,12 @@ class ClipData(LightningDataModule):
 
     def stream(self, stage: str, epoch: int) -> Iterable[dict[str, Any]]:
         """stage  train | statistics | val; the last is the same in every epoch"""
-        processes = self.source == "audio"
         if stage == "val":
-            return self._loader(self._stages(self.val_shards), processes)
+            return self._loader(self._stages(self.val_shards))
         stages = self._stages(self.epochs.shards(self.train_shards, self.seed, epoch), (self.seed, epoch))
         if (world_size := self._share().world_size) > 1:
             stages = [partial(repeated, stages, self.epochs.batches_each(self.train_clips, world_size))]
-        return self._loader(stages, processes)
+        return self._loader(stages)
 
     def predict_dataloader(self) -> Iterable[dict[str, Any]]:
         """For extract.py: this rank's share of all shards, but for those whose features are there."""
@@ -286,9 +285,9 @@ class ClipData(LightningDataModule):
         trainer = self.trainer
         return Share(trainer.global_rank, trainer.world_size) if trainer else Share(0, 1)
 
-    def _loader(self, stages: list, worker_processes: bool = True) -> Iterable[dict[str, Any]]:
+    def _loader(self, stages: list) -> Iterable[dict[str, Any]]:
         pipeline, pin = DataPipeline(*stages), torch.cuda.is_available()
-        if not worker_processes:
+        if self.source == "features":
             return Ahead(lambda: iter(pipeline), depth=2 if self.workers else 0, pin=pin)
         # Batched in the worker, so that one message carries a whole batch.
         return DataLoader(pipeline, batch_size=None, num_workers=self.workers, pin_memory=pin)

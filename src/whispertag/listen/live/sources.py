@@ -8,21 +8,20 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from queue import Empty, Full, Queue
+from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from whispertag.audio import SAMPLE_RATE, AudioError
+from whispertag.data.ahead import END, fill
 from whispertag.listen.recording import checked, decoded, name_of, resampled
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 READ_SECONDS = 0.1  # of raw samples, at a time
-END = object()
 Blocks = Iterator[np.ndarray]
 Wave = Iterator[tuple[np.ndarray, int]]  # samples × channels, rate
 
@@ -112,30 +111,13 @@ def in_background(blocks: Iterable[np.ndarray], ahead: int = 16) -> Blocks:
     """The same blocks, read by a thread that waits for them meanwhile; it is never more than `ahead` blocks ahead."""
     waiting: Queue[Any] = Queue(ahead)
     left = Event()
-
-    def hand_on(item: Any) -> None:
-        while not left.is_set():
-            with suppress(Full):
-                waiting.put(item, timeout=POLL_SECONDS)
-                return
-
-    def read() -> None:
-        try:
-            for block_S in blocks:
-                if left.is_set():
-                    return
-                if len(block_S):
-                    hand_on(block_S)
-            hand_on(END)
-        except Exception as error:  # whatever it is: it is raised where the blocks are read
-            hand_on(error)
-
-    Thread(target=read, name="source", daemon=True).start()
+    sounding = (block_S for block_S in until(left, blocks) if len(block_S))
+    Thread(target=fill, args=(waiting, sounding, left), name="source", daemon=True).start()
     try:
         for item in as_they_come(waiting):
             if item is END:
                 return
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 raise item
             yield np.zeros(0, np.float32) if item is None else item
     finally:
