@@ -3,41 +3,24 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
 from math import ceil
 from os import PathLike
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader
-from webdataset import DataPipeline
 
-from whispertag.audio import SAMPLE_RATE
-from whispertag.data.ahead import Ahead
-from whispertag.data.balance import Balance, balanced
+from whispertag.data.balance import Balance
 from whispertag.data.epochs import Epochs
 from whispertag.data.features.file import decode as decode_features
 from whispertag.data.features.store import FeatureStore
-from whispertag.data.features.stream import feature_batches
 from whispertag.data.ledger import BadClips, is_first_process
 from whispertag.data.places import find_shards, read_manifest
+from whispertag.data.readers import AudioReader, Batches, FeatureReader, Seed
 from whispertag.data.remote.cache import ShardCache
 from whispertag.data.shards import Shard, ShardError
-from whispertag.data.stages import (
-    Share,
-    batched,
-    decode,
-    list_shards,
-    parse,
-    read_shards,
-    repeated,
-    shuffled,
-    take_share,
-)
-from whispertag.data.tars import samples_of
-from whispertag.data.whole_shards import Stage, shard_by_shard
+from whispertag.data.stages import Share, repeated
 from whispertag.labels import ClassTable
 
 log = logging.getLogger(__name__)
@@ -114,7 +97,19 @@ class ClipData(LightningDataModule):
         self.cache, self.retries = ShardCache(cache, cache_gb) if cache else None, retries
         self.bad = BadClips("bad_clips.jsonl")
         # Where batches come from: of runs that share an encoder one reads for all (runs/shared.py).
-        self.read: Callable[[str, int], Iterable[dict[str, Any]]] = self.stream
+        self.read: Callable[[str, int], Batches] = self.stream
+
+    @property
+    def reader(self) -> AudioReader | FeatureReader:
+        if self.source == "audio":
+            return self._audio
+        assert self.features, "data.source=features: nobody has said where they are"
+        return FeatureReader(self.features, self.classes, self.batch_size, depth=2 if self.workers else 0)
+
+    @property
+    def _audio(self) -> AudioReader:
+        kinds = (self.classes, self.task, self.clip_seconds, self.batch_size, self.workers, self.label_key)
+        return AudioReader(*kinds, self.shuffle, self.bad, self.cache, self.retries)
 
     def prepare_data(self) -> None:
         """Make missing shards (Lightning calls it on one process only)."""
@@ -142,11 +137,7 @@ class ClipData(LightningDataModule):
         for place in (*self.train, *self.val):
             skipped = manifest.skipped if (manifest := read_manifest(place)) else {}
             left_out |= {f"{place}:{name}": f"left out of the shards: {why}" for name, why in skipped.items()}
-        if self.source == "features":
-            assert self.features
-            self.features.parts(self.all_shards)  # raises if some are missing
-            for shard in self.all_shards:
-                left_out |= (self.features.done(shard) or {}).get("skipped", {})
+        left_out |= self.reader.left_out(self.all_shards)
         for name, reason in left_out.items() if is_first_process() else ():
             self.bad.add(name, None, reason)
         self.left_out = left_out.keys()
@@ -161,56 +152,46 @@ class ClipData(LightningDataModule):
 
     @property
     def knows_train_clips(self) -> bool:
-        known = self.source == "features" or self._n_train is not None
-        return known or all(shard.clips is not None for shard in self.train_shards)
+        return self._known_clips is not None
 
     @property
     def train_clips(self) -> int:
         """Clips of one pass. Raises ShardError for shards without a manifest where n_train is not given."""
-        if self.source == "features":
-            assert self.features
-            return sum(part.clips for part in self.features.parts(self.train_shards))
-        if self._n_train is not None:
-            return self._n_train
-        if not self.knows_train_clips:
+        if (known := self._known_clips) is None:
             raise ShardError(
                 "the number of training clips is not known (no manifest.json beside the tars): give data.n_train, "
                 "or have `whispertag index` count them"
             )
-        return sum(shard.clips or 0 for shard in self.train_shards)
+        return known
+
+    @property
+    def _known_clips(self) -> int | None:
+        given = self._n_train if self.source == "audio" else None
+        return self.reader.clips(self.train_shards) if given is None else given
 
     @cached_property
     def train_labels(self) -> Counter[str]:
         """Label → number of training clips that carry it."""
-        if self.source == "features":
-            assert self.features
-            return self.features.labels(self.train_shards)
-        manifests = [read_manifest(place) for place in self.train]
-        if None in manifests:
-            raise ShardError(
-                f"data.balance=true, but nobody has counted the labels of {self.train[manifests.index(None)]}: "
-                "no manifest.json; `whispertag index` makes one"
-            )
-        return sum((manifest.labels for manifest in manifests if manifest), Counter())
+        return self.reader.labels(self.train, self.train_shards)
 
     @property
     def epochs(self) -> Epochs:
-        audio, reads = self.source == "audio", self.reads if self.balance else 1
-        return Epochs(self.batch_size, max(1, self.workers) if audio else 1, self.epochs_per_pass, reads, audio)
+        reads, reader = self.reads if self.balance else 1, self.reader
+        return Epochs(self.batch_size, reader.readers, self.epochs_per_pass, reads, reader.whole_shards)
 
     def train_batches(self, world_size: int = 1) -> int:
         """Batches of one epoch on each of `world_size` ranks."""
         return self.epochs.batches(self.train_clips, [shard.clips for shard in self.train_shards], world_size)
 
-    def train_dataloader(self) -> Iterable[dict[str, Any]]:
+    def train_dataloader(self) -> Batches:
         """The stream of the trainer's current epoch; Lightning asks anew for every epoch."""
         return self.read("train", self._epoch)
 
-    def statistics_dataloader(self) -> Iterable[dict[str, Any]]:
+    def statistics_dataloader(self) -> Batches:
         """The same clips in the same order, for what is to be known of them before training."""
         return self.read("statistics", self._epoch)
 
-    def val_dataloader(self) -> Iterable[dict[str, Any]]:
+    def val_dataloader(self) -> Batches:
         return self.read("val", self._epoch)
 
     test_dataloader = val_dataloader
@@ -219,25 +200,22 @@ class ClipData(LightningDataModule):
     def _epoch(self) -> int:
         return self.trainer.current_epoch if self.trainer else 0
 
-    def stream(self, stage: str, epoch: int) -> Iterable[dict[str, Any]]:
+    def stream(self, stage: str, epoch: int) -> Batches:
         """stage  train | statistics | val; the last is the same in every epoch"""
         if stage == "val":
-            return self._loader(self._stages(self.val_shards))
+            return self.reader.load(self._stages(self.val_shards))
         stages = self._stages(self.epochs.shards(self.train_shards, self.seed, epoch), (self.seed, epoch))
         if (world_size := self._share().world_size) > 1:
             stages = [partial(repeated, stages, self.epochs.batches_each(self.train_clips, world_size))]
-        return self._loader(stages)
+        return self.reader.load(stages)
 
-    def predict_dataloader(self) -> Iterable[dict[str, Any]]:
+    def predict_dataloader(self) -> Batches:
         """For extract.py: this rank's share of all shards, but for those whose features are there."""
         assert self.features
         share, features = self._share(), self.features
         mine = self.all_shards[share.rank :: share.world_size]
         self.to_extract = [shard for shard in mine if features.done(shard) is None]
-        opened = partial(samples_of, bad=self.bad, cache=self.cache, retries=self.retries)
-        return self._loader(
-            [partial(shard_by_shard, self.to_extract, opened, self.batch_size, self._parse, self._decode)]
-        )
+        return self._audio.load(self._audio.stages_shard_by_shard(self.to_extract))
 
     def extract_batches(self) -> float:
         """Batches still to be heard, where manifests know them."""
@@ -252,42 +230,13 @@ class ClipData(LightningDataModule):
         """Features are dequantised where they are used: half or a quarter of the bytes cross the bus."""
         return decode_features(batch) if "states_BLTD" in batch else batch
 
-    def _stages(self, shards: list[Shard], seed: tuple[int, ...] | None = None) -> list:
+    def _stages(self, shards: list[Shard], seed: Seed = None) -> list:
         """The stream of these shards: shuffled by `seed`, or with None in their order."""
-        share, balance = self._share(), None
+        balance = None
         if self.balance and seed:
             balance = Balance.of(self.train_labels, self.train_clips, self.classes, self.reads)
-        if self.source == "features":
-            assert self.features
-            parts, picked = self.features.parts(shards), self.features.picked
-            return [partial(feature_batches, parts, share, self.classes, picked, self.batch_size, seed, balance)]
-        return [
-            partial(list_shards, shards, share, seed),
-            partial(read_shards, bad=self.bad, cache=self.cache, retries=self.retries),
-            partial(take_share, shards=shards, share=share),
-            self._parse,
-            *([partial(balanced, balance=balance, seed=seed, spread=10 * self.shuffle)] if balance and seed else []),
-            *([partial(shuffled, buffer=self.shuffle, share=share, seed=seed)] if seed else []),
-            self._decode,
-            partial(batched, batch_size=self.batch_size),
-        ]
-
-    @property
-    def _parse(self) -> Stage:
-        exclusive = self.task == "multiclass"
-        return partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad)
-
-    @property
-    def _decode(self) -> Stage:
-        return partial(decode, n_samples=round(self.clip_seconds * SAMPLE_RATE), bad=self.bad)
+        return self.reader.stages(shards, self._share(), seed, balance)
 
     def _share(self) -> Share:
         trainer = self.trainer
         return Share(trainer.global_rank, trainer.world_size) if trainer else Share(0, 1)
-
-    def _loader(self, stages: list) -> Iterable[dict[str, Any]]:
-        pipeline, pin = DataPipeline(*stages), torch.cuda.is_available()
-        if self.source == "features":
-            return Ahead(lambda: iter(pipeline), depth=2 if self.workers else 0, pin=pin)
-        # Batched in the worker, so that one message carries a whole batch.
-        return DataLoader(pipeline, batch_size=None, num_workers=self.workers, pin_memory=pin)
