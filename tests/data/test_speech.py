@@ -11,6 +11,7 @@ from whispertag.data.speech.utterances import (
     DIGITS,
     LEVEL,
     Utterance,
+    by_speaker,
     join,
     read_digits,
     read_speech,
@@ -125,6 +126,16 @@ def test_espeak_speaks_and_remembers(tmp_path, monkeypatch):
     monkeypatch.setattr(espeak, "speak", lambda *a: pytest.fail("it was kept"))
     again = espeak.espeak_utterances(tmp_path, 6, seed=3)
     assert all(np.array_equal(a.wave_S, b.wave_S) for a, b in zip(first, again))
+
+
+@needs_espeak
+def test_espeak_speaks_single_words_in_each_voice(tmp_path):
+    said = by_speaker(espeak.espeak_words(tmp_path, 2, seed=1, words=("one", "stop")))
+    kept = espeak.voice_variants(held_out=True)
+    assert len(said) == 2 and not any(voice.split("+")[1] in kept for voice in said)
+    for words in said.values():
+        assert [u.words for u in words] == [("one",), ("stop",)]
+        assert all(0.15 < u.seconds < 1.5 for u in words)
 
 
 @needs_espeak

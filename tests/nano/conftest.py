@@ -26,6 +26,6 @@ def noises() -> list[np.ndarray]:
 @pytest.fixture
 def scenes(recorded, noises):
     def make(**recipe) -> Scenes:
-        return Scenes(recorded, [], noises, Recipe(**{"audio_per_step": 20.0, **recipe}))
+        return Scenes(recorded, [], [], noises, Recipe(**{"audio_per_step": 20.0, **recipe}))
 
     return make

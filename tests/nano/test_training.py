@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from tests.processes import Started, finish
 from whispertag.nano import study
 from whispertag.nano.model import NanoWhisper, dimensions
 from whispertag.nano.scenes import Recipe
-from whispertag.nano.training import SpeechTraining, guidance
+from whispertag.nano.training import SpeechTraining, Windows, guidance
 from whispertag.nano.vocabulary import Vocabulary
+from whispertag.nano.windows import TrainingWindows
 
 SMALL = {"width": 32, "heads": 2, "layers": 1, "text_layers": 1}
 
@@ -43,10 +45,12 @@ def request(material, *more: str) -> list[str]:
     small = [f"sizes.{k}={v}" for k, v in SMALL.items()]
     sizes = [
         "n_spoken=0",
+        "n_voices=0",
         "n_synthetic=2",
-        "steps=4",
+        "steps=2",
+        "more=2",
         "epoch_steps=2",
-        "snapshots=[2]",
+        "unheard=bob",
         "threads=1",
         "precision=32-true",
         "recipe.audio_per_step=6.0",
@@ -85,7 +89,7 @@ def test_killed_and_resumed_it_ends_with_the_same_file(material, tmp_path):
     [
         ({"unheard": "nobody"}, "no such speaker"),
         ({"steps": 5}, "multiples of epoch_steps=2, not 5"),
-        ({"snapshots": [3]}, "multiples of epoch_steps=2, not 3"),
+        ({"more": 3}, "multiples of epoch_steps=2, not 3"),
     ],
 )
 def test_wrong_requests_say_what_is_wrong(material, tmp_path, wrong, message):
@@ -96,12 +100,24 @@ def test_wrong_requests_say_what_is_wrong(material, tmp_path, wrong, message):
         "noises": noises,
         "unheard": None,
         "steps": 4,
+        "more": 0,
         "epoch_steps": 2,
-        "snapshots": [],
     }
-    asked |= {"threads": 1, "workers": 0, "precision": "32-true", "n_spoken": 0, "n_synthetic": 0}
+    asked |= {"threads": 1, "workers": 0, "precision": "32-true", "n_spoken": 0, "n_voices": 0, "n_synthetic": 0}
     with pytest.raises(ValueError, match=message):
         study.train(tmp_path, **(asked | wrong), sizes=SMALL, recipe=Recipe(), optim={}, cache=tmp_path)
+
+
+def test_one_speaker_is_first_heard_after_the_steps(material, tmp_path):
+    digits, noises = (place.split("=")[1] for place in material)
+    first, then, _ = study._material(0, digits, noises, "bob", 0, 0, 2, Recipe(), tmp_path)
+    here, there = ({u.speaker for voice in scenes.recorded for u in voice} for scenes in (first, then))
+    assert there - here == {"bob"} and here
+    made = Windows(partial(TrainingWindows, first, 4, 0), partial(TrainingWindows, then, 4, 0), steps=4, epoch_steps=2)
+    for epoch, scenes in enumerate((first, first, then)):
+        made.trainer = SimpleNamespace(current_epoch=epoch)
+        windows = made.train_dataloader().dataset
+        assert windows.scenes is scenes and (windows.first, windows.last) == (2 * epoch, 2 * epoch + 2)
 
 
 def test_a_folder_of_another_request_is_refused(material):
@@ -189,3 +205,6 @@ def test_the_learning_rate_warms_up_and_goes_down():
     assert rates.index(max(rates)) in (9, 10)
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.02
     assert rates[33] > 0.8 and rates[34] == pytest.approx(0.3 * rates[33], rel=0.05), "a third of the way, it drops"
+    module = SpeechTraining(NanoWhisper(dimensions(**SMALL), Vocabulary()), steps=100, more=20, again=0.1)
+    rates = [module.learning_rate(step) for step in range(100, 120)]
+    assert rates[0] == 0.1 and rates == sorted(rates, reverse=True) and 0 < rates[-1] < 0.002

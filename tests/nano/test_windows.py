@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from whispertag.audio import log_mel
 from whispertag.data.speech.mixing import active_level
-from whispertag.data.speech.utterances import DIGITS
+from whispertag.data.speech.utterances import DIGITS, WORDS, Utterance
 from whispertag.nano.scenes import Recipe, Scenes, Segment
 from whispertag.nano.vocabulary import GRID, Vocabulary
-from whispertag.nano.windows import IGNORE, TrainingWindows
+from whispertag.nano.windows import IGNORE, TrainingWindows, warped
 
 V = Vocabulary()
 # As at the end of training: everything that comes in gradually is in
@@ -136,6 +137,54 @@ def test_a_pause_begins_a_new_segment(scenes):
     assert n > 30
 
 
+def test_single_words_are_strung_within_a_voice_and_their_places_are_known(recorded, noises):
+    """Half of the time digits alone, three times in ten none."""
+    single = [
+        Utterance((word,), tone(300 + 100 * i), voice) for voice in ("eva", "fay") for i, word in enumerate(WORDS)
+    ]
+    made = Scenes(recorded, [], single, noises, Recipe(noise=0.0, silent=0.0, recorded=0.0, strung=1.0))
+    kinds = {"digits": 0, "others": 0, "both": 0}
+    for seed in range(60):
+        _, segments = made.utterance(np.random.default_rng(seed), 8.0)
+        words = {w for s in segments for w in s.words}
+        assert all(len(s.spans) == len(s.words) for s in segments)
+        if sum(len(s.words) for s in segments) > 3:
+            kinds["digits" if words <= set(DIGITS) else "others" if not words & set(DIGITS) else "both"] += 1
+    assert kinds["digits"] > kinds["others"] > 5 and kinds["both"] > 5
+    never = Scenes(recorded, [], single, noises, Recipe(noise=0.0, recorded=1.0, strung=0.0))
+    said = {w for seed in range(20) for s in never.utterance(np.random.default_rng(seed), 8.0)[1] for w in s.words}
+    assert said <= set(DIGITS)
+
+
+def tone(hz: float) -> np.ndarray:
+    return (0.07 * np.sin(2 * np.pi * hz * np.arange(5000) / 16_000)).astype(np.float32)
+
+
+@pytest.mark.parametrize("factor", [0.84, 1.0, 1.2])
+def test_a_warped_tone_is_the_tone_that_much_higher(factor):
+    """As if it had come from a vocal tract `factor` times as short; the ends of the scale stay."""
+    for hz in (400.0, 1000.0, 2500.0, 3800.0):
+        mel_2MF = log_mel(torch.from_numpy(np.stack([tone(hz), tone(hz * factor)])), 80)
+        here, there = (int(mel_MF[:, 10:20].mean(-1).argmax()) for mel_MF in mel_2MF)
+        moved = warped(mel_2MF[:1], np.array([factor]))[0]
+        assert abs(int(moved[:, 10:20].mean(-1).argmax()) - there) <= 1, (hz, here)
+    assert torch.allclose(moved[-1], mel_2MF[0, -1], atol=0.01) and moved.shape == (80, 31)
+    if factor == 1.0:
+        assert torch.allclose(moved, mel_2MF[0], atol=1e-5)
+
+
+def test_a_band_may_be_missing(scenes):
+    """At most twelve of eighty, down to the floor; the others stay as they are."""
+    plain = scenes(**GROWN, masked=0.0, warped=0.0, silent=0.0, noise=1.0)
+    missing = scenes(**GROWN, masked=1.0, warped=0.0, silent=0.0, noise=1.0)
+    whole, less = (TrainingWindows(made, 4, seed=0)[0]["mel_BMF"] for made in (plain, missing))
+    for before_MF, after_MF in zip(whole, less):
+        gone_M = (before_MF != after_MF).any(-1)
+        assert 1 <= gone_M.sum() <= 12 and torch.equal(before_MF[~gone_M], after_MF[~gone_M])
+        (band,) = after_MF[gone_M].unique()
+        assert band == pytest.approx(float(before_MF.max()) - 2.0)
+
+
 def test_time_stamps_go_up(scenes):
     windows = TrainingWindows(scenes(**GROWN, long=0.7, stamped=1.0, audio_per_step=60.0), 8, seed=1)
     for batch in (windows[i] for i in range(8)):
@@ -162,24 +211,24 @@ def test_noise_grows_as_the_training_goes_on(recorded, noises):
     recipe = Recipe(silent=0.0, noise=1.0)
     loud = {}
     for progress in (0.0, 1.0):
-        made = Scenes(recorded, [], noises, recipe)
+        made = Scenes(recorded, [], [], noises, recipe)
         floors = []
-        for seed in range(20):
+        for seed in range(60):
             wave_S, segments = made.window(np.random.default_rng(seed), 5.5, progress)
             quiet = wave_S[round(max(s.end for s in segments) * 16_000) + 1600 :]
             if len(quiet) > 3200:
                 floors.append(active_level(quiet) / active_level(wave_S))
         loud[progress] = np.median(floors)
-    assert loud[1.0] > 3 * loud[0.0]
+    assert loud[1.0] > 2 * loud[0.0]
 
 
 def test_without_noise_silence_is_silent(scenes, recorded):
-    made = Scenes(recorded, [], [], Recipe(noise=0.0, silent=1.0))
+    made = Scenes(recorded, [], [], [], Recipe(noise=0.0, silent=1.0))
     for seed in range(10):
         wave_S, segments = made.window(np.random.default_rng(seed), 2.0, 1.0)
         assert segments == [] and np.abs(wave_S).max() < 1e-3
     with pytest.raises(ValueError, match="no noises"):
-        Scenes(recorded, [], [], Recipe())
+        Scenes(recorded, [], [], [], Recipe())
 
 
 def test_long_windows_may_end_in_a_word(scenes):

@@ -9,6 +9,10 @@ from whispertag.runs.folder import claim, first_difference, run_name, set_aside
 def test_a_run_is_named_by_what_it_overrides():
     assert run_name("") == "defaults"
     assert run_name("head=tl_tr,layers=all") == "head=tl_tr,layers=all"
+    alone, in_a_sweep = (
+        run_name(f"head.standardize={no},study.x={yes}") for no, yes in (("false", "true"), ("False", "True"))
+    )
+    assert alone == in_a_sweep == "head.standardize=false,study.x=true"
 
 
 def test_names_are_short_single_folders_and_never_two_alike():

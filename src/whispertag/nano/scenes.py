@@ -7,7 +7,7 @@ import numpy as np
 
 from whispertag.audio import SAMPLE_RATE, WINDOW_SECONDS
 from whispertag.data.speech.mixing import active_level, mix, tile
-from whispertag.data.speech.utterances import LEVEL, Utterance, by_speaker, join
+from whispertag.data.speech.utterances import DIGITS, LEVEL, Utterance, by_speaker, join
 from whispertag.nano.channel import another_channel, coloured, filtered, stretch
 
 Rng = np.random.Generator
@@ -24,6 +24,7 @@ class Recipe:
     audio_per_step  seconds of audio in a batch, which sets its number of windows
     long            chance that a batch is of long windows
     recorded        chance that an utterance is of the recorded digits, not of espeak
+    strung          chance that an utterance is of espeak's words spoken singly and strung together, as recorded ones
     noise           chance of noise in a window with speech; 0: a model for clean speech
     snr             dB, from … to; early in training the lower end comes down from the upper one
     easing          share of the training over which it does
@@ -34,13 +35,17 @@ class Recipe:
     shifted         chance that a short window stands somewhere in 30 s of silence, not at their beginning
     prompted        chance that a window comes with what was said before; three times that in windows longer than LONG
     stamped         chance that time stamps are asked for; longer than LONG always: they say where the words are
+    warped          chance that a window's frequencies are warped, as by a vocal tract of another length
+    warp            shortest to longest of these tracts
+    masked          chance that a band of a window's frequencies is missing
     """
 
     seconds: tuple[float, float] = (1.2, 10.0)
     short: float = 1.8
     audio_per_step: float = 100.0
     long: float = 0.3
-    recorded: float = 0.6
+    recorded: float = 0.5
+    strung: float = 0.25
     noise: float = 0.88
     snr: tuple[float, float] = (-10.0, 20.0)
     easing: float = 0.4
@@ -50,6 +55,9 @@ class Recipe:
     shifted: float = 0.6
     prompted: float = 0.15
     stamped: float = 0.9
+    warped: float = 0.6
+    warp: tuple[float, float] = (0.84, 1.2)
+    masked: float = 0.25
 
 
 @dataclass
@@ -76,15 +84,22 @@ class Scenes:
 
     recorded  single recorded words, strung together within a speaker
     spoken    whole utterances (espeak)
+    single    single words of many voices (espeak), strung together likewise
     noises    waves of at least a second; unused if the recipe has no noise
     """
 
     def __init__(
-        self, recorded: Sequence[Utterance], spoken: Sequence[Utterance], noises: Sequence[np.ndarray], recipe: Recipe
+        self,
+        recorded: Sequence[Utterance],
+        spoken: Sequence[Utterance],
+        single: Sequence[Utterance],
+        noises: Sequence[np.ndarray],
+        recipe: Recipe,
     ):
         if recipe.noise and not noises:
             raise ValueError("noise is asked for, but there are no noises")
         self.recorded = list(by_speaker(recorded).values())
+        self.single = list(by_speaker(single).values())
         self.spoken = sorted(spoken, key=lambda u: len(u.wave_S))
         self.lengths = np.array([u.seconds for u in self.spoken])
         self.noises, self.recipe = list(noises), recipe
@@ -153,17 +168,26 @@ class Scenes:
         """wave_S of at most about `longest` seconds, in a voice, a room and a channel of its own, and what it says."""
         tempo = rng.uniform(0.82, 1.22)  # pitch and formants move along
         room = longest * tempo
-        if not self.spoken or rng.random() < self.recipe.recorded or self.lengths[0] > room:
-            utterance, phrases = self._string(rng, room, tempo)
+        kind = rng.random() - self.recipe.recorded
+        if self.single and 0 <= kind < self.recipe.strung:
+            utterance, phrases = self._string(rng, self._single_voice(rng), room, tempo)
+        elif kind < 0 or not self.spoken or self.lengths[0] > room:
+            utterance, phrases = self._string(rng, self.recorded[rng.integers(len(self.recorded))], room, tempo)
         else:
             utterance = self.spoken[rng.integers(np.searchsorted(self.lengths, room, "right"))]
             phrases = [Segment(utterance.words, 0.0, utterance.seconds)]
         wave_S = another_channel(rng, utterance.wave_S, tempo)
         return wave_S, [phrase.moved(0.0, tempo) for phrase in phrases]
 
-    def _string(self, rng: Rng, room: float, tempo: float) -> tuple[Utterance, list[Segment]]:
-        """Recorded words of one speaker in a row, in at most `room` seconds. `tempo`: what they will be played at."""
-        voice = self.recorded[rng.integers(len(self.recorded))]
+    def _single_voice(self, rng: Rng) -> list[Utterance]:
+        """Single words of one voice: in half of the cases digits alone, in three of ten the others alone."""
+        voice, kind = self.single[rng.integers(len(self.single))], rng.random()
+        digits = [u for u in voice if u.words[0] in DIGITS]
+        others = [u for u in voice if u.words[0] not in DIGITS]
+        return (digits if kind < 0.5 else others if kind < 0.8 else voice) or voice
+
+    def _string(self, rng: Rng, voice: list[Utterance], room: float, tempo: float) -> tuple[Utterance, list[Segment]]:
+        """Single words of one speaker in a row, in at most `room` seconds. `tempo`: what they will be played at."""
         gap = rng.uniform(0, 0.25) if rng.random() < 0.7 else rng.uniform(0.25, 0.7)
         parts, gaps = [voice[rng.integers(len(voice))]], list[float]()
         spans = [(0.0, parts[0].seconds)]

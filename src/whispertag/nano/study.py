@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
-from whispertag.data.speech.espeak import espeak_utterances
+from whispertag.data.speech.espeak import espeak_utterances, espeak_words
 from whispertag.data.speech.mixing import mix
 from whispertag.data.speech.utterances import read_digits, split_takes, strings
 from whispertag.nano.file import write_checkpoint
@@ -38,12 +38,13 @@ def train(
     noises: str | PathLike[str],
     unheard: str | None,
     steps: int,
+    more: int,
     epoch_steps: int,
-    snapshots: Sequence[int],
     threads: int,
     workers: int,
     precision: str,
     n_spoken: int,
+    n_voices: int,
     n_synthetic: int,
     sizes: dict[str, int],
     recipe: Recipe,
@@ -51,28 +52,28 @@ def train(
     cache: str | PathLike[str],
 ) -> Path:
     """Train, or go on with, `folder`/nano.pt; see conf/nano.yaml for the arguments."""
-    if wrong := [n for n in (steps, *snapshots) if n % epoch_steps]:
-        raise ValueError(f"steps and snapshots are multiples of epoch_steps={epoch_steps}, not {wrong[0]}")
+    if wrong := [n for n in (steps, more) if n % epoch_steps]:
+        raise ValueError(f"steps and more are multiples of epoch_steps={epoch_steps}, not {wrong[0]}")
     torch.set_num_threads(threads)
     checkpoint, done = folder / "last.ckpt", folder / FILE
     if done.exists():
         log.info("%s is there: nothing to train", done)
         return done
 
-    scenes, check = _material(seed, digits, noises, unheard, n_spoken, n_synthetic, recipe, cache)
+    scenes, everybody, check = _material(seed, digits, noises, unheard, n_spoken, n_voices, n_synthetic, recipe, cache)
     torch.manual_seed(seed)
-    windows = partial(TrainingWindows, scenes, seed=seed)
+    first, then = (partial(TrainingWindows, part, seed=seed, steps=steps) for part in (scenes, everybody))
     whisper = NanoWhisper(dimensions(**sizes), Vocabulary())
-    some = windows(first=0, last=6, steps=steps)
+    some = first(first=0, last=6)
     whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
-    module = SpeechTraining(whisper, steps, check=check, **optim)
-    _trainer(folder, steps // epoch_steps, precision, snapshots).fit(
+    module = SpeechTraining(whisper, steps, more, check=check, **optim)
+    _trainer(folder, (steps + more) // epoch_steps, precision, steps).fit(
         module,
-        datamodule=Windows(windows, steps, epoch_steps, workers),
+        datamodule=Windows(first, then, steps, epoch_steps, workers),
         ckpt_path=str(checkpoint) if checkpoint.exists() else None,
         weights_only=True,
     )
-    if module.done < steps:
+    if module.done < steps + more:
         raise KeyboardInterrupt  # Lightning has stopped in peace; the checkpoint of the last epoch is there
     write_checkpoint(done, module.model.dims, module.model.whisper_state())
     return done
@@ -84,35 +85,37 @@ def _material(
     noises: str | PathLike[str],
     unheard: str | None,
     n_spoken: int,
+    n_voices: int,
     n_synthetic: int,
     recipe: Recipe,
     cache: str | PathLike[str],
-) -> tuple[Scenes, dict[str, tuple[Sequence[np.ndarray], Sequence[str]]]]:
-    """→ what is learnt from, and (waves, texts) by which progress is told, clean and in noise: takes that are not."""
+) -> tuple[Scenes, Scenes, dict[str, tuple[Sequence[np.ndarray], Sequence[str]]]]:
+    """→ what is learnt from without the unheard speaker, and with; (waves, texts) by which progress is told, clean and
+    in noise, of the others' takes that are not learnt from.
+    """
     recorded, tests = split_takes(read_digits(digits))
     if unheard and unheard not in {u.speaker for u in recorded}:
-        raise ValueError(f"unheard={unheard}: no such speaker in {digits}")
-    recorded, tests = ([u for u in part if u.speaker != unheard] for part in (recorded, tests))
+        raise ValueError(f"unheard={unheard}: no such speaker in {digits}; unheard=null leaves none out")
+    heard, tests = ([u for u in part if u.speaker != unheard] for part in (recorded, tests))
     sounds = [*noises_of(noises, test=False).values(), *synthetic_noises(n_synthetic, seed)] if recipe.noise else []
     spoken = espeak_utterances(cache, n_spoken, seed) if n_spoken else []
+    single = espeak_words(cache, n_voices, seed) if n_voices else []
     check = strings(tests, 40, seed=1)
     texts = [" ".join(u.words) for u in check]
     kept = list(noises_of(noises, test=True).values())
     noisy = [mix(u.wave_S, kept[i % len(kept)], 0.0) for i, u in enumerate(check)]
-    return Scenes(recorded, spoken, sounds, recipe), {
-        "clean": ([u.wave_S for u in check], texts),
-        "0dB": (noisy, texts),
-    }
+    scenes, everybody = (Scenes(part, spoken, single, sounds, recipe) for part in (heard, recorded))
+    return scenes, everybody, {"clean": ([u.wave_S for u in check], texts), "0dB": (noisy, texts)}
 
 
-def _trainer(folder: Path, epochs: int, precision: str, snapshots: Sequence[int]) -> pl.Trainer:
+def _trainer(folder: Path, epochs: int, precision: str, snapshot: int) -> pl.Trainer:
     return pl.Trainer(
         accelerator="cpu",
         precision=_precision(precision),
         max_epochs=epochs,
         logger=CSVLogger(folder, name="metrics"),
         callbacks=[
-            Snapshots(folder, snapshots),
+            Snapshot(folder, snapshot),
             ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True),
         ],
         reload_dataloaders_every_n_epochs=1,  # the windows of an epoch are made for that epoch
@@ -121,16 +124,16 @@ def _trainer(folder: Path, epochs: int, precision: str, snapshots: Sequence[int]
     )
 
 
-class Snapshots(pl.Callback):
-    """What nano is on the way, at some `steps`: nano-<step>.pt."""
+class Snapshot(pl.Callback):
+    """What nano is after `steps`, before it has heard everybody: nano-<steps>.pt."""
 
-    def __init__(self, folder: Path, steps: Sequence[int]):
-        self.folder, self.steps = folder, frozenset(steps)
+    def __init__(self, folder: Path, steps: int):
+        self.folder, self.steps = folder, steps
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, SpeechTraining)
-        if (done := pl_module.done) in self.steps:
-            path = self.folder / f"nano-{done}.pt"
+        if pl_module.done == self.steps:
+            path = self.folder / f"nano-{self.steps}.pt"
             write_checkpoint(path, pl_module.model.dims, pl_module.model.whisper_state())
 
 

@@ -1,8 +1,7 @@
 """How nano learns: Lightning module of the speech task."""
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,10 @@ class SpeechTraining(pl.LightningModule):
     plus `guidance`.
 
     Matrices of the blocks are trained by Muon, everything else by AdamW; the learning rate warms up and goes down
-    along a cosine, as a function of the step alone.
+    along a cosine, as a function of the step alone. After `steps` there are `more`, along a lower cosine.
 
     late   share of that rate after a third of the steps: words are found at a high rate, and then lost again
+    again  share of that rate at which `more` begins
     check  spoken waves and their text, transcribed after every `check_every` epochs
     """
 
@@ -35,18 +35,21 @@ class SpeechTraining(pl.LightningModule):
         self,
         model: NanoWhisper,
         steps: int,
+        more: int = 0,
         muon_lr: float = 2e-2,
         adamw_lr: float = 2e-3,
         warmup: float = 0.03,
         ctc: float = 0.3,
         late: float = 0.3,
+        again: float = 0.06,
         guide: float = 0.3,
         check: dict[str, tuple[Sequence[np.ndarray], Sequence[str]]] | None = None,
         check_every: int = 2,
     ):
         super().__init__()
         self.automatic_optimization = False  # two optimisers in one step
-        self.model, self.steps, self.warmup, self.ctc, self.late, self.guide = model, steps, warmup, ctc, late, guide
+        self.model, self.steps, self.more, self.warmup, self.late, self.again = model, steps, more, warmup, late, again
+        self.ctc, self.guide = ctc, guide
         self.words = nn.Linear(model.dims.n_audio_state, len(WORDS) + 1)
         self.rates = (muon_lr, adamw_lr)
         self.check, self.check_every = check or {}, check_every
@@ -70,6 +73,8 @@ class SpeechTraining(pl.LightningModule):
 
     def learning_rate(self, step: int) -> float:
         """Share of the full rate at a step."""
+        if step >= self.steps:
+            return self.again * 0.5 * (1 + math.cos(math.pi * (step - self.steps) / self.more))
         warm = max(1, round(self.warmup * self.steps))
         done = (step - warm) / max(1, self.steps - warm)
         late = self.late if 3 * step >= self.steps else 1.0
@@ -138,16 +143,21 @@ def guidance(attention: Sequence[Tensor], places_BM2: Tensor) -> Tensor:
 
 
 class Windows(pl.LightningDataModule):
-    """The windows of each epoch in turn, made in worker processes."""
+    """The windows of each epoch in turn, made in worker processes: those of `first`, and of `then` after `steps`."""
 
-    def __init__(self, windows: Any, steps: int, epoch_steps: int, workers: int = 1):
+    def __init__(
+        self,
+        first: Callable[..., TrainingWindows],
+        then: Callable[..., TrainingWindows],
+        steps: int,
+        epoch_steps: int,
+        workers: int = 1,
+    ):
         super().__init__()
-        self.windows: partial[TrainingWindows] = windows
+        self.parts = first, then
         self.steps, self.epoch_steps, self.workers = steps, epoch_steps, workers
 
     def train_dataloader(self) -> DataLoader:
-        epoch = self.trainer.current_epoch if self.trainer else 0
-        part = self.windows(
-            first=epoch * self.epoch_steps, last=min(self.steps, (epoch + 1) * self.epoch_steps), steps=self.steps
-        )
-        return DataLoader(part, batch_size=None, shuffle=False, num_workers=self.workers)
+        begin = (self.trainer.current_epoch if self.trainer else 0) * self.epoch_steps
+        made = self.parts[begin >= self.steps](first=begin, last=begin + self.epoch_steps)
+        return DataLoader(made, batch_size=None, shuffle=False, num_workers=self.workers)

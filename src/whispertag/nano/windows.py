@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from whisper.audio import N_FFT, mel_filters
 
 from whispertag.audio import N_POSITIONS, SAMPLE_RATE, SAMPLES_PER_POSITION, WINDOW_SECONDS, floor_of, log_mel
 from whispertag.nano.model import N_TEXT
@@ -16,11 +17,13 @@ from whispertag.nano.vocabulary import GRID, Vocabulary
 IGNORE = -100  # targets that are not learnt: prompt and padding
 N_MELS = 80
 WORD_MARGIN = 0.1  # seconds around a word that belong to it
+WIDEST_BAND = 12  # mel bands that may be missing
+KNEE = 5000.0  # Hz: formants that tell words apart lie below
 MAX_FIRST_STAMP = 1.0  # seconds: Whisper's decoding allows no later first time stamp
 
 
 class TrainingWindows(Dataset):
-    """Batches number `first` … `last` - 1 of a training of `steps`."""
+    """Batches number `first` … `last` - 1 of a training in which all has come in after `steps`."""
 
     def __init__(self, scenes: Scenes, steps: int, seed: int, first: int = 0, last: int | None = None):
         self.scenes, self.recipe, self.vocabulary = scenes, scenes.recipe, Vocabulary()
@@ -33,7 +36,7 @@ class TrainingWindows(Dataset):
         step = self.first + index
         if not self.first <= step < self.last:
             raise IndexError(index)
-        rng, recipe, progress = np.random.default_rng([self.seed, step]), self.recipe, step / self.steps
+        rng, recipe, progress = np.random.default_rng([self.seed, step]), self.recipe, min(1.0, step / self.steps)
         grown = min(1.0, progress / recipe.growing) if recipe.growing else 1.0
         shortest, longest = recipe.seconds
         seconds = round(rng.uniform(shortest, recipe.short + (longest - recipe.short) * grown), 1)
@@ -56,6 +59,7 @@ class TrainingWindows(Dataset):
         ]
         words = [[self.vocabulary.word(w) for s in segments for w in s.words] for _, segments in windows]
         mel_BMF = log_mel(torch.from_numpy(np.stack([wave_S for wave_S, _ in windows])), N_MELS)
+        mel_BMF = self._another_tract(rng, mel_BMF)
         zeros_B = torch.from_numpy(rng.random(len(windows)) < recipe.zeros)
         return {
             "mel_BMF": mel_BMF,
@@ -68,6 +72,18 @@ class TrainingWindows(Dataset):
             "n_words_B": torch.tensor([len(w) for w in words]),
             "whole_B": torch.tensor([not any(s.cut for s in segments) for _, segments in windows]),
         }
+
+    def _another_tract(self, rng: Rng, mel_BMF: Tensor) -> Tensor:
+        """Some windows with their frequencies warped, some with a band missing."""
+        n_windows, floor_B = len(mel_BMF), floor_of(mel_BMF)
+        low, high = self.recipe.warp
+        factors = np.exp(rng.uniform(np.log(low), np.log(high), n_windows))
+        mel_BMF = warped(mel_BMF, np.where(rng.random(n_windows) < self.recipe.warped, factors, 1.0))
+        for mel_MF, floor in zip(mel_BMF, floor_B):
+            if rng.random() < self.recipe.masked:
+                first, width = rng.integers(N_MELS - WIDEST_BAND), rng.integers(1, WIDEST_BAND + 1)
+                mel_MF[first : first + width] = floor
+        return mel_BMF
 
     def tokens(
         self, rng: Rng, segments: list[Segment], offset: float, prompted: float, stamped: float
@@ -122,6 +138,26 @@ class TrainingWindows(Dataset):
             said += [v.stamp(at), *words, v.stamp(min(150, stop))] if stamped else words
             at = stop
         return [v.sot_prev, *said[-n_max:]]
+
+
+def warped(mel_BMF: Tensor, factors: np.ndarray) -> Tensor:
+    """Log-mel of each window as of a vocal tract `factors` times as short: what was at f Hz is at factor * f, up to
+    KNEE; from there on the rest of the axis is stretched to keep its end.
+
+    (Vocal tract length perturbation: Jaitly & Hinton, 2013.)
+    """
+    centre_M = mel_filters("cpu", N_MELS).numpy() @ np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE)
+    centre_M /= mel_filters("cpu", N_MELS).numpy().sum(1)
+    end = SAMPLE_RATE / 2
+    made = []
+    for mel_MF, factor in zip(mel_BMF, factors):
+        knee = KNEE / max(factor, 1.0)
+        source_M = np.interp(centre_M, [0, knee * factor, end], [0, knee, end])
+        at_M = np.interp(source_M, centre_M, np.arange(N_MELS))
+        below_M = np.minimum(at_M.astype(int), N_MELS - 2)
+        part_M1 = torch.from_numpy(at_M - below_M).to(mel_MF.dtype)[:, None]
+        made.append(mel_MF[below_M] * (1 - part_M1) + mel_MF[below_M + 1] * part_M1)
+    return torch.stack(made)
 
 
 def _places(rows: list[list[Span | None]], n_positions: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ FREE |= {"trainer.enable_progress_bar", "trainer.log_every_n_steps"}
 
 def run_name(overrides: str) -> str:
     """A folder's name for a run, from what it overrides: without slashes, short, never two alike."""
+    # Hydra hands on a sweep's true as True: the run is the one that was asked for alone
+    overrides = re.sub(r"(?<==)(True|False)(?=,|$)", lambda found: found[0].lower(), overrides)
     name = overrides.replace("/", "_").strip(",") or "defaults"
     if len(name.encode()) <= 120 and "/" not in overrides:
         return name

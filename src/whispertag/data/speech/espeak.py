@@ -17,6 +17,7 @@ from whispertag.data.speech.utterances import DIGITS, WORDS, Utterance, trimmed
 from whispertag.files import write_atomically
 
 ACCENTS = ("en-gb", "en-us", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-029")
+Request = tuple[str, str, int, int, int]  # text, voice, words a minute, pitch, gap between words (10 ms)
 HELD_OUT_EVERY = 8  # every 8th voice variant is kept for tests
 
 
@@ -34,7 +35,35 @@ def espeak_utterances(
 
     Half of them are digits alone, three in ten commands alone, as far as `words` has both.
     """
-    requests = _requests(n, seed, voice_variants(held_out_voices), tuple(words))
+    rng = np.random.default_rng([seed, n])
+    variants = voice_variants(held_out_voices)
+    digits, others = [w for w in words if w in DIGITS], [w for w in words if w not in DIGITS]
+    requests = list[Request]()
+    for _ in range(n):
+        kind = rng.random()
+        choice = digits if kind < 0.5 else others if kind < 0.8 else list(words)
+        text = " ".join(rng.choice(choice or list(words), int(rng.integers(1, 7))))
+        voice = f"{rng.choice(ACCENTS)}+{rng.choice(variants)}"
+        speed, pitch, gap = (int(rng.integers(*span)) for span in ((100, 220), (10, 91), (0, 26)))
+        requests.append((text, voice, speed, pitch, gap))
+    return _spoken(folder, requests)
+
+
+def espeak_words(
+    folder: str | PathLike[str], n_voices: int, seed: int = 0, words: Sequence[str] = WORDS
+) -> list[Utterance]:
+    """Each of `words` alone, in `n_voices` of the training's voices × accents (all there are, if fewer)."""
+    rng = np.random.default_rng([seed, n_voices])
+    voices = [f"{accent}+{variant}" for accent in ACCENTS for variant in voice_variants(held_out=False)]
+    requests = list[Request]()
+    for i in rng.permutation(len(voices))[:n_voices]:
+        speed, pitch = int(rng.integers(100, 220)), int(rng.integers(15, 86))
+        for word in words:
+            requests.append((word, voices[i], speed + int(rng.integers(-20, 21)), pitch + int(rng.integers(-5, 6)), 0))
+    return _spoken(folder, requests)
+
+
+def _spoken(folder: str | PathLike[str], requests: Sequence[Request]) -> list[Utterance]:
     version = _espeak("--version").decode().strip()
     digest = hashlib.sha256(json.dumps([requests, version]).encode()).hexdigest()[:12]
     path = Path(folder).expanduser() / f"espeak-{digest}.npz"
@@ -43,7 +72,7 @@ def espeak_utterances(
 
         with ThreadPoolExecutor(2) as pool:
             spoken = pool.map(lambda request: speak(*request), requests)
-            waves = list(track(spoken, "espeak-ng", total=n, transient=True))
+            waves = list(track(spoken, "espeak-ng", total=len(requests), transient=True))
         file = io.BytesIO()
         lengths = np.array([len(wave_S) for wave_S in waves])
         np.savez(file, lengths=lengths, waves=np.round(np.concatenate(waves) * 32767).astype(np.int16))
@@ -53,21 +82,6 @@ def espeak_utterances(
         flat_S, ends = kept["waves"].astype(np.float32) / 32767, np.cumsum(kept["lengths"])
     waves = np.split(flat_S, ends[:-1])
     return [Utterance(tuple(r[0].split()), wave_S, r[1]) for r, wave_S in zip(requests, waves, strict=True)]
-
-
-def _requests(n: int, seed: int, variants: list[str], words: tuple[str, ...]) -> list[tuple[str, str, int, int, int]]:
-    """Text, voice, words a minute, pitch, gap between words (10 ms)."""
-    rng = np.random.default_rng([seed, n])
-    digits, others = [w for w in words if w in DIGITS], [w for w in words if w not in DIGITS]
-    requests = []
-    for _ in range(n):
-        kind = rng.random()
-        choice = digits if kind < 0.5 else others if kind < 0.8 else list(words)
-        text = " ".join(rng.choice(choice or list(words), int(rng.integers(1, 7))))
-        voice = f"{rng.choice(ACCENTS)}+{rng.choice(variants)}"
-        speed, pitch, gap = (int(rng.integers(*span)) for span in ((100, 220), (10, 91), (0, 26)))
-        requests.append((text, voice, speed, pitch, gap))
-    return requests
 
 
 def speak(text: str, voice: str, speed: int, pitch: int, gap: int) -> np.ndarray:
