@@ -7,8 +7,9 @@ import torch
 from whispertag.audio import log_mel
 from whispertag.data.speech.mixing import active_level
 from whispertag.data.speech.utterances import DIGITS, WORDS, Utterance
-from whispertag.nano.scenes import Recipe, Scenes, Segment
+from whispertag.nano.scenes import Recipe, Scenes
 from whispertag.nano.vocabulary import GRID, Vocabulary
+from whispertag.nano.voices import Segment
 from whispertag.nano.windows import IGNORE, TrainingWindows, warped
 
 V = Vocabulary()
@@ -145,14 +146,16 @@ def test_single_words_are_strung_within_a_voice_and_their_places_are_known(recor
     made = Scenes(recorded, [], single, noises, Recipe(noise=0.0, silent=0.0, recorded=0.0, strung=1.0))
     kinds = {"digits": 0, "others": 0, "both": 0}
     for seed in range(60):
-        _, segments = made.utterance(np.random.default_rng(seed), 8.0)
+        _, segments = made.voices.utterance(np.random.default_rng(seed), 8.0)
         words = {w for s in segments for w in s.words}
         assert all(len(s.spans) == len(s.words) for s in segments)
         if sum(len(s.words) for s in segments) > 3:
             kinds["digits" if words <= set(DIGITS) else "others" if not words & set(DIGITS) else "both"] += 1
     assert kinds["digits"] > kinds["others"] > 5 and kinds["both"] > 5
     never = Scenes(recorded, [], single, noises, Recipe(noise=0.0, recorded=1.0, strung=0.0))
-    said = {w for seed in range(20) for s in never.utterance(np.random.default_rng(seed), 8.0)[1] for w in s.words}
+    said = {
+        w for seed in range(20) for s in never.voices.utterance(np.random.default_rng(seed), 8.0)[1] for w in s.words
+    }
     assert said <= set(DIGITS)
 
 

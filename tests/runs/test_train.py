@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,11 +223,12 @@ def test_bad_clips_and_random_weights_are_named_in_the_result(tmp_path):
     assert bad == (f"{folder}/test-000000.tar:clip001", "unknown class 'Nonsense' (did you mean 'Noise'?)")
 
 
-def test_resume_refuses_a_run_begun_with_another_configuration():
-    train(*TINY, *QUIET, "trainer.max_epochs=1")
-    path = runs()[0] / "result.json"
+def test_resume_refuses_a_run_begun_with_another_configuration(one_run):
+    _, earlier = one_run
+    folder = shutil.copytree(earlier, Path("experiments/scratch/runs") / earlier.name)
+    path = folder / "result.json"
     result = json.loads(path.read_text())
     result["config"]["optim"]["lr"] = 0.5
     path.write_text(json.dumps(result | {"status": "running"}))
-    done = train(*TINY, *QUIET, "trainer.max_epochs=1", "resume=true", check=False)
+    done = train(*TINY, "baseline=true", "resume=true", check=False)
     assert done.returncode == 1 and "optim.lr differs from when it was begun" in done.stderr

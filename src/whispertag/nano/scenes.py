@@ -1,4 +1,4 @@
-"""Windows of sound that nano learns from: who speaks when, in what room, over which noise. Made up on the fly."""
+"""Windows of sound that nano learns from: who speaks when, over which noise. Made up on the fly."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,13 +7,9 @@ import numpy as np
 
 from whispertag.audio import SAMPLE_RATE, WINDOW_SECONDS
 from whispertag.data.speech.mixing import active_level, mix, tile
-from whispertag.data.speech.utterances import DIGITS, LEVEL, Utterance, by_speaker, join
-from whispertag.nano.channel import another_channel, coloured, filtered, stretch
-
-Rng = np.random.Generator
-Span = tuple[float, float]
-PAUSE = 0.45  # seconds: after one as long as this, a new segment begins
-LONG = 6.0  # seconds: windows with room for a conversation
+from whispertag.data.speech.utterances import LEVEL, Utterance
+from whispertag.nano.channel import coloured, filtered, stretch
+from whispertag.nano.voices import LONG, PAUSE, Rng, Segment, Voices
 
 
 @dataclass
@@ -60,32 +56,11 @@ class Recipe:
     masked: float = 0.25
 
 
-@dataclass
-class Segment:
-    """Words spoken without a pause, in seconds from the window's beginning; `cut` if the window ends inside.
-
-    spans  from when to when each word lasts; empty where only the whole is known
-    """
-
-    words: tuple[str, ...]
-    start: float
-    end: float
-    cut: bool = False
-    spans: tuple[Span, ...] = ()
-
-    def moved(self, by: float, tempo: float = 1.0) -> "Segment":
-        """Played `tempo` times as fast, then `by` seconds later."""
-        spans = tuple((a / tempo + by, b / tempo + by) for a, b in self.spans)
-        return replace(self, start=self.start / tempo + by, end=self.end / tempo + by, spans=spans)
-
-
 class Scenes:
     """Draws windows.
 
-    recorded  single recorded words, strung together within a speaker
-    spoken    whole utterances (espeak)
-    single    single words of many voices (espeak), strung together likewise
-    noises    waves of at least a second; unused if the recipe has no noise
+    recorded, spoken, single  what is said (nano/voices.py)
+    noises                    waves of at least a second; unused if the recipe has no noise
     """
 
     def __init__(
@@ -98,10 +73,7 @@ class Scenes:
     ):
         if recipe.noise and not noises:
             raise ValueError("noise is asked for, but there are no noises")
-        self.recorded = list(by_speaker(recorded).values())
-        self.single = list(by_speaker(single).values())
-        self.spoken = sorted(spoken, key=lambda u: len(u.wave_S))
-        self.lengths = np.array([u.seconds for u in self.spoken])
+        self.voices = Voices(recorded, spoken, single, (recipe.recorded, recipe.strung))
         self.noises, self.recipe = list(noises), recipe
 
     def window(self, rng: Rng, seconds: float, progress: float) -> tuple[np.ndarray, list[Segment]]:
@@ -133,7 +105,7 @@ class Scenes:
         total = len(wave_S) / SAMPLE_RATE
         long = total > LONG
         if rng.random() < 0.1:  # the end of a word that belongs to the window before
-            tail_S = self.utterance(rng, 2.0)[0][-int(rng.uniform(0.03, 0.15) * SAMPLE_RATE) :]
+            tail_S = self.voices.utterance(rng, 2.0)[0][-int(rng.uniform(0.03, 0.15) * SAMPLE_RATE) :]
             wave_S[: len(tail_S)] += tail_S
         # Silence teaches nothing, and late starts come by shifting: most windows are filled with speech
         at = rng.uniform(0, 0.3) if rng.random() < 0.7 else rng.uniform(0, 0.6 * total)
@@ -143,7 +115,7 @@ class Scenes:
         segments: list[Segment] = []
         while True:
             room = total - at
-            part_S, phrases = self.utterance(rng, room if not (cut_last and segments) else 6.0)
+            part_S, phrases = self.voices.utterance(rng, room if not (cut_last and segments) else 6.0)
             seconds = len(part_S) / SAMPLE_RATE
             if room < 0.3 or (seconds > room and not (cut_last and segments)):
                 break
@@ -157,59 +129,12 @@ class Scenes:
             if seconds > room or rng.random() < stop:
                 break
         if not segments:  # nothing fitted: the shortest word there is
-            shortest = min((u for s in self.recorded for u in s[:40]), key=lambda u: len(u.wave_S))
+            shortest = self.voices.shortest
             start = min(round(at * SAMPLE_RATE), len(wave_S) - len(shortest.wave_S))
             wave_S[start : start + len(shortest.wave_S)] += shortest.wave_S
             span = (start / SAMPLE_RATE, start / SAMPLE_RATE + shortest.seconds)
             segments = [Segment(shortest.words, *span, spans=(span,))]
         return segments
-
-    def utterance(self, rng: Rng, longest: float) -> tuple[np.ndarray, list[Segment]]:
-        """wave_S of at most about `longest` seconds, in a voice, a room and a channel of its own, and what it says."""
-        tempo = rng.uniform(0.82, 1.22)  # pitch and formants move along
-        room = longest * tempo
-        kind = rng.random() - self.recipe.recorded
-        if self.single and 0 <= kind < self.recipe.strung:
-            utterance, phrases = self._string(rng, self._single_voice(rng), room, tempo)
-        elif kind < 0 or not self.spoken or self.lengths[0] > room:
-            utterance, phrases = self._string(rng, self.recorded[rng.integers(len(self.recorded))], room, tempo)
-        else:
-            utterance = self.spoken[rng.integers(np.searchsorted(self.lengths, room, "right"))]
-            phrases = [Segment(utterance.words, 0.0, utterance.seconds)]
-        wave_S = another_channel(rng, utterance.wave_S, tempo)
-        return wave_S, [phrase.moved(0.0, tempo) for phrase in phrases]
-
-    def _single_voice(self, rng: Rng) -> list[Utterance]:
-        """Single words of one voice: in half of the cases digits alone, in three of ten the others alone."""
-        voice, kind = self.single[rng.integers(len(self.single))], rng.random()
-        digits = [u for u in voice if u.words[0] in DIGITS]
-        others = [u for u in voice if u.words[0] not in DIGITS]
-        return (digits if kind < 0.5 else others if kind < 0.8 else voice) or voice
-
-    def _string(self, rng: Rng, voice: list[Utterance], room: float, tempo: float) -> tuple[Utterance, list[Segment]]:
-        """Single words of one speaker in a row, in at most `room` seconds. `tempo`: what they will be played at."""
-        gap = rng.uniform(0, 0.25) if rng.random() < 0.7 else rng.uniform(0.25, 0.7)
-        parts, gaps = [voice[rng.integers(len(voice))]], list[float]()
-        spans = [(0.0, parts[0].seconds)]
-        most = 12 if room < LONG else rng.choice([5, 12])
-        for _ in range(int(rng.integers(0, most)) if rng.random() < 0.5 else most):
-            part, pause = voice[rng.integers(len(voice))], gap * rng.uniform(0.4, 1.6)
-            start = spans[-1][1] + pause
-            if start + part.seconds > room:
-                break
-            parts.append(part)
-            gaps.append(pause)
-            spans.append((start, start + part.seconds))
-        levels = [10 ** (rng.uniform(-3, 3) / 20) for _ in parts]
-        parts = [Utterance(p.words, p.wave_S * np.float32(g), p.speaker) for p, g in zip(parts, levels)]
-        phrases, first = list[Segment](), 0
-        for last in range(len(parts)):
-            if last == len(gaps) or gaps[last] / tempo >= PAUSE:
-                words = tuple(w for p in parts[first : last + 1] for w in p.words)
-                here = tuple(spans[first : last + 1])
-                phrases.append(Segment(words, here[0][0], here[-1][1], spans=here))
-                first = last + 1
-        return join(parts, gaps), phrases
 
     def noise(self, rng: Rng, n: int) -> np.ndarray:
         """n samples of noise: recorded or synthetic, coloured, or voices without words; seldom two at once."""
@@ -224,7 +149,7 @@ class Scenes:
         else:  # speech backwards: no words in it
             wave_S = np.zeros(n, np.float32)
             for _ in range(int(rng.integers(1, 6))):
-                voice_S = tile(self.utterance(rng, 4.0)[0][::-1], n)
+                voice_S = tile(self.voices.utterance(rng, 4.0)[0][::-1], n)
                 wave_S += np.roll(voice_S, int(rng.integers(n)))
         if rng.random() < 0.5:
             wave_S = filtered(rng, wave_S)

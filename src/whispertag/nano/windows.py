@@ -11,8 +11,9 @@ from whisper.audio import N_FFT, mel_filters
 
 from whispertag.audio import N_POSITIONS, SAMPLE_RATE, SAMPLES_PER_POSITION, WINDOW_SECONDS, floor_of, log_mel
 from whispertag.nano.model import N_TEXT
-from whispertag.nano.scenes import LONG, Rng, Scenes, Segment, Span
+from whispertag.nano.scenes import Scenes
 from whispertag.nano.vocabulary import GRID, Vocabulary
+from whispertag.nano.voices import LONG, Rng, Segment, Span
 
 IGNORE = -100  # targets that are not learnt: prompt and padding
 N_MELS = 80
