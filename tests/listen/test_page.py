@@ -231,7 +231,6 @@ def test_trouble_is_one_line_of_text():
 
 @pytest.fixture
 def app(listener, tmp_path, monkeypatch):
-    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'whispertag[demo]'")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     (tmp_path / "made").mkdir()
     return page_app.demo_app(listener, tmp_path / "made")
