@@ -110,9 +110,10 @@ def test_wrong_requests_say_what_is_wrong(material, tmp_path, wrong, message):
 
 def test_one_speaker_is_first_heard_after_the_steps(material, tmp_path):
     digits, noises = (place.split("=")[1] for place in material)
-    first, then, _ = study._material(0, digits, noises, "bob", 0, 0, 2, Recipe(), tmp_path)
+    first, then, _ = study._material(0, digits, noises, "bob", 0, 0, 2, Recipe(warped=0.5, masked=0.5), tmp_path)
     here, there = ({u.speaker for voice in scenes.voices.recorded for u in voice} for scenes in (first, then))
     assert there - here == {"bob"} and here
+    assert first.recipe.warped and first.recipe.masked and not then.recipe.warped and not then.recipe.masked
     made = Windows(partial(TrainingWindows, first, 4, 0), partial(TrainingWindows, then, 4, 0), steps=4, epoch_steps=2)
     for epoch, scenes in enumerate((first, first, then)):
         made.trainer = SimpleNamespace(current_epoch=epoch)

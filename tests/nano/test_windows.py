@@ -178,8 +178,8 @@ def test_a_warped_tone_is_the_tone_that_much_higher(factor):
 
 def test_a_band_may_be_missing(scenes):
     """At most twelve of eighty, down to the floor; the others stay as they are."""
-    plain = scenes(**GROWN, masked=0.0, warped=0.0, silent=0.0, noise=1.0)
-    missing = scenes(**GROWN, masked=1.0, warped=0.0, silent=0.0, noise=1.0)
+    plain = scenes(**GROWN, silent=0.0, noise=1.0)
+    missing = scenes(**GROWN, masked=1.0, silent=0.0, noise=1.0)
     whole, less = (TrainingWindows(made, 4, seed=0)[0]["mel_BMF"] for made in (plain, missing))
     for before_MF, after_MF in zip(whole, less):
         gone_M = (before_MF != after_MF).any(-1)

@@ -40,8 +40,8 @@ class Recipe:
     short: float = 1.8
     audio_per_step: float = 100.0
     long: float = 0.3
-    recorded: float = 0.5
-    strung: float = 0.25
+    recorded: float = 0.6
+    strung: float = 0.0
     noise: float = 0.88
     snr: tuple[float, float] = (-10.0, 20.0)
     easing: float = 0.4
@@ -51,9 +51,9 @@ class Recipe:
     shifted: float = 0.6
     prompted: float = 0.15
     stamped: float = 0.9
-    warped: float = 0.6
+    warped: float = 0.0
     warp: tuple[float, float] = (0.84, 1.2)
-    masked: float = 0.25
+    masked: float = 0.0
 
 
 class Scenes:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -67,7 +68,7 @@ def train(
     some = first(first=0, last=6)
     whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
     module = SpeechTraining(whisper, steps, more, check=check, **optim)
-    _trainer(folder, (steps + more) // epoch_steps, precision, steps).fit(
+    _trainer(folder, (steps + more) // epoch_steps, precision, steps if more else None).fit(
         module,
         datamodule=Windows(first, then, steps, epoch_steps, workers),
         ckpt_path=str(checkpoint) if checkpoint.exists() else None,
@@ -90,8 +91,8 @@ def _material(
     recipe: Recipe,
     cache: str | PathLike[str],
 ) -> tuple[Scenes, Scenes, dict[str, tuple[Sequence[np.ndarray], Sequence[str]]]]:
-    """→ what is learnt from without the unheard speaker, and with; (waves, texts) by which progress is told, clean and
-    in noise, of the others' takes that are not learnt from.
+    """→ what is learnt from: without the unheard speaker; with, and undisguised. (waves, texts) by which progress is
+    told, clean and in noise, of the others' takes that are not learnt from.
     """
     recorded, tests = split_takes(read_digits(digits))
     if unheard and unheard not in {u.speaker for u in recorded}:
@@ -99,23 +100,24 @@ def _material(
     heard, tests = ([u for u in part if u.speaker != unheard] for part in (recorded, tests))
     sounds = [*noises_of(noises, test=False).values(), *synthetic_noises(n_synthetic, seed)] if recipe.noise else []
     spoken = espeak_utterances(cache, n_spoken, seed) if n_spoken else []
-    single = espeak_words(cache, n_voices, seed) if n_voices else []
+    single = espeak_words(cache, n_voices, seed) if recipe.strung else []
     check = strings(tests, 40, seed=1)
     texts = [" ".join(u.words) for u in check]
     kept = list(noises_of(noises, test=True).values())
     noisy = [mix(u.wave_S, kept[i % len(kept)], 0.0) for i, u in enumerate(check)]
-    scenes, everybody = (Scenes(part, spoken, single, sounds, recipe) for part in (heard, recorded))
+    scenes = Scenes(heard, spoken, single, sounds, recipe)
+    everybody = Scenes(recorded, spoken, single, sounds, replace(recipe, warped=0.0, masked=0.0))
     return scenes, everybody, {"clean": ([u.wave_S for u in check], texts), "0dB": (noisy, texts)}
 
 
-def _trainer(folder: Path, epochs: int, precision: str, snapshot: int) -> pl.Trainer:
+def _trainer(folder: Path, epochs: int, precision: str, snapshot: int | None) -> pl.Trainer:
     return pl.Trainer(
         accelerator="cpu",
         precision=_precision(precision),
         max_epochs=epochs,
         logger=CSVLogger(folder, name="metrics"),
         callbacks=[
-            Snapshot(folder, snapshot),
+            *([Snapshot(folder, snapshot)] if snapshot else []),
             ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True),
         ],
         reload_dataloaders_every_n_epochs=1,  # the windows of an epoch are made for that epoch

@@ -41,7 +41,7 @@ class SpeechTraining(pl.LightningModule):
         warmup: float = 0.03,
         ctc: float = 0.3,
         late: float = 0.3,
-        again: float = 0.06,
+        again: float = 0.1,
         guide: float = 0.3,
         check: dict[str, tuple[Sequence[np.ndarray], Sequence[str]]] | None = None,
         check_every: int = 2,

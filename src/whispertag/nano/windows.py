@@ -76,12 +76,13 @@ class TrainingWindows(Dataset):
 
     def _another_tract(self, rng: Rng, mel_BMF: Tensor) -> Tensor:
         """Some windows with their frequencies warped, some with a band missing."""
-        n_windows, floor_B = len(mel_BMF), floor_of(mel_BMF)
-        low, high = self.recipe.warp
-        factors = np.exp(rng.uniform(np.log(low), np.log(high), n_windows))
-        mel_BMF = warped(mel_BMF, np.where(rng.random(n_windows) < self.recipe.warped, factors, 1.0))
+        n_windows, floor_B, recipe = len(mel_BMF), floor_of(mel_BMF), self.recipe
+        if recipe.warped:
+            low, high = recipe.warp
+            factors = np.exp(rng.uniform(np.log(low), np.log(high), n_windows))
+            mel_BMF = warped(mel_BMF, np.where(rng.random(n_windows) < recipe.warped, factors, 1.0))
         for mel_MF, floor in zip(mel_BMF, floor_B):
-            if rng.random() < self.recipe.masked:
+            if recipe.masked and rng.random() < recipe.masked:
                 first, width = rng.integers(N_MELS - WIDEST_BAND), rng.integers(1, WIDEST_BAND + 1)
                 mel_MF[first : first + width] = floor
         return mel_BMF
