@@ -20,6 +20,8 @@ FORKS.set_forkserver_preload(["whispertag.runs.build", "whispertag.runs.extract"
 
 
 def _main(script: str, arguments: tuple[str, ...], folder: str, env: dict[str, str], out: str, err: str) -> None:
+    # Loader workers are forked as in a process that was started by hand; another forkserver would import all anew
+    multiprocessing.set_start_method("fork", force=True)
     os.setsid()
     os.chdir(folder)
     os.environ.clear()

@@ -91,6 +91,17 @@ def test_a_run_leaves_all_it_promises(one_run):
     assert rows[0].startswith("index,mid,name,clips,AP,AUC") and len(rows) == 31
 
 
+def test_resume_refuses_a_run_begun_with_another_configuration(one_run):
+    _, earlier = one_run
+    folder = shutil.copytree(earlier, Path("experiments/scratch/runs") / earlier.name)
+    path = folder / "result.json"
+    result = json.loads(path.read_text())
+    result["config"]["optim"]["lr"] = 0.5
+    path.write_text(json.dumps(result | {"status": "running"}))
+    done = train(*TINY, "baseline=true", "resume=true", check=False)
+    assert done.returncode == 1 and "optim.lr differs from when it was begun" in done.stderr
+
+
 def test_metrics_csv_and_offline_wandb_are_written(one_run):
     _, folder = one_run
     (csv,) = folder.glob("metrics/version_0/metrics.csv")
@@ -221,14 +232,3 @@ def test_bad_clips_and_random_weights_are_named_in_the_result(tmp_path):
     assert read_result(runs()[0])["backbone"]["weights"] == "random"
     (bad,) = read_result(runs()[0])["bad_clips"].items()
     assert bad == (f"{folder}/test-000000.tar:clip001", "unknown class 'Nonsense' (did you mean 'Noise'?)")
-
-
-def test_resume_refuses_a_run_begun_with_another_configuration(one_run):
-    _, earlier = one_run
-    folder = shutil.copytree(earlier, Path("experiments/scratch/runs") / earlier.name)
-    path = folder / "result.json"
-    result = json.loads(path.read_text())
-    result["config"]["optim"]["lr"] = 0.5
-    path.write_text(json.dumps(result | {"status": "running"}))
-    done = train(*TINY, "baseline=true", "resume=true", check=False)
-    assert done.returncode == 1 and "optim.lr differs from when it was begun" in done.stderr
