@@ -108,8 +108,18 @@ class ClipData(LightningDataModule):
 
     @property
     def _audio(self) -> AudioReader:
-        kinds = (self.classes, self.task, self.clip_seconds, self.batch_size, self.workers, self.label_key)
-        return AudioReader(*kinds, self.shuffle, self.bad, self.cache, self.retries)
+        return AudioReader(
+            classes=self.classes,
+            task=self.task,
+            clip_seconds=self.clip_seconds,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            label_key=self.label_key,
+            shuffle=self.shuffle,
+            bad=self.bad,
+            cache=self.cache,
+            retries=self.retries,
+        )
 
     def prepare_data(self) -> None:
         """Make missing shards (Lightning calls it on one process only)."""

@@ -33,7 +33,7 @@ from whispertag.data.stages import (
     take_share,
 )
 from whispertag.data.tars import samples_of
-from whispertag.data.whole_shards import shard_by_shard
+from whispertag.data.whole_shards import Stage, shard_by_shard
 from whispertag.labels import ClassTable
 
 Seed = tuple[int, ...] | None  # None: in order
@@ -80,32 +80,30 @@ class AudioReader:
         return sum((manifest.labels for manifest in manifests if manifest), Counter())
 
     def stages(self, shards: list[Shard], share: Share, seed: Seed = None, balance: Balance | None = None) -> list:
-        read, parse, decode = self._read_parse_decode
         return [
             partial(list_shards, shards, share, seed),
-            read,
+            partial(read_shards, bad=self.bad, cache=self.cache, retries=self.retries),
             partial(take_share, shards=shards, share=share),
-            parse,
+            self._parse,
             *([partial(balanced, balance=balance, seed=seed, spread=10 * self.shuffle)] if balance and seed else []),
             *([partial(shuffled, buffer=self.shuffle, share=share, seed=seed)] if seed else []),
-            decode,
+            self._decode,
             partial(batched, batch_size=self.batch_size),
         ]
 
     def stages_shard_by_shard(self, shards: list[Shard]) -> list:
         """Whole shards in order, as extract.py hears them."""
         opened = partial(samples_of, bad=self.bad, cache=self.cache, retries=self.retries)
-        _, parse, decode = self._read_parse_decode
-        return [partial(shard_by_shard, shards, opened, self.batch_size, parse, decode)]
+        return [partial(shard_by_shard, shards, opened, self.batch_size, self._parse, self._decode)]
 
     @property
-    def _read_parse_decode(self) -> tuple[partial, partial, partial]:
-        exclusive, n_samples = self.task == "multiclass", round(self.clip_seconds * SAMPLE_RATE)
-        return (
-            partial(read_shards, bad=self.bad, cache=self.cache, retries=self.retries),
-            partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad),
-            partial(decode, n_samples=n_samples, bad=self.bad),
-        )
+    def _parse(self) -> Stage:
+        exclusive = self.task == "multiclass"
+        return partial(parse, classes=self.classes, label_key=self.label_key, exclusive=exclusive, bad=self.bad)
+
+    @property
+    def _decode(self) -> Stage:
+        return partial(decode, n_samples=round(self.clip_seconds * SAMPLE_RATE), bad=self.bad)
 
     def load(self, stages: list) -> Batches:
         # Batched in the worker, so that one message carries a whole batch.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from whispertag.data.speech.utterances import DIGITS, Utterance, by_speaker, join
+from whispertag.data.speech.utterances import Utterance, by_speaker, join, some_words
 from whispertag.nano.channel import another_channel
 
 Rng = np.random.Generator
@@ -75,11 +75,10 @@ class Voices:
         return wave_S, [phrase.moved(0.0, tempo) for phrase in phrases]
 
     def _single_voice(self, rng: Rng) -> list[Utterance]:
-        """Single words of one voice: in half of the cases digits alone, in three of ten the others alone."""
-        voice, kind = self.single[rng.integers(len(self.single))], rng.random()
-        digits = [u for u in voice if u.words[0] in DIGITS]
-        others = [u for u in voice if u.words[0] not in DIGITS]
-        return (digits if kind < 0.5 else others if kind < 0.8 else voice) or voice
+        """Single words of one voice, of the kinds that espeak's utterances have."""
+        voice = self.single[rng.integers(len(self.single))]
+        chosen = some_words(rng, [u.words[0] for u in voice])
+        return [u for u in voice if u.words[0] in chosen]
 
     def _string(self, rng: Rng, voice: list[Utterance], room: float, tempo: float) -> tuple[Utterance, list[Segment]]:
         """Single words of one speaker in a row, in at most `room` seconds. `tempo`: what they will be played at."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from whispertag.audio import read_wave
-from whispertag.data.speech.utterances import DIGITS, WORDS, Utterance, trimmed
+from whispertag.data.speech.utterances import WORDS, Utterance, some_words, trimmed
 from whispertag.files import write_atomically
 
 ACCENTS = ("en-gb", "en-us", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-029")
@@ -37,12 +37,9 @@ def espeak_utterances(
     """
     rng = np.random.default_rng([seed, n])
     variants = voice_variants(held_out_voices)
-    digits, others = [w for w in words if w in DIGITS], [w for w in words if w not in DIGITS]
     requests = list[Request]()
     for _ in range(n):
-        kind = rng.random()
-        choice = digits if kind < 0.5 else others if kind < 0.8 else list(words)
-        text = " ".join(rng.choice(choice or list(words), int(rng.integers(1, 7))))
+        text = " ".join(rng.choice(some_words(rng, words), int(rng.integers(1, 7))))
         voice = f"{rng.choice(ACCENTS)}+{rng.choice(variants)}"
         speed, pitch, gap = (int(rng.integers(*span)) for span in ((100, 220), (10, 91), (0, 26)))
         requests.append((text, voice, speed, pitch, gap))

@@ -109,6 +109,13 @@ def split_takes(recorded: Sequence[Utterance]) -> tuple[list[Utterance], list[Ut
     return [u for u in recorded if u.take >= TEST_TAKES], [u for u in recorded if u.take < TEST_TAKES]
 
 
+def some_words(rng: np.random.Generator, words: Sequence[str]) -> list[str]:
+    """Half of the time the digits of `words`, three times in ten the others, else all; all too where there are none."""
+    kind = rng.random()
+    digits, others = [w for w in words if w in DIGITS], [w for w in words if w not in DIGITS]
+    return (digits if kind < 0.5 else others if kind < 0.8 else list(words)) or list(words)
+
+
 def by_speaker(utterances: Sequence[Utterance]) -> dict[str, list[Utterance]]:
     groups: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
