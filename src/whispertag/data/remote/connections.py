@@ -100,10 +100,22 @@ def _fsspec(url: str, position: int) -> Connection:
         info, stream = system.info(path), system.open(path, "rb")
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise Missing(f"missing shard {url} ({error})") from error
+    except Exception as error:
+        if _for_good(error):
+            raise ShardError(f"{url}: {error}") from error
+        raise
     stream.seek(position)
     tags = (info.get(key) for key in ("ETag", "etag", "generation", "blob_id", "LastModified", "mtime", "created"))
     version = Version(info.get("size"), next((str(tag) for tag in tags if tag), None))
     return Connection(stream.read, stream.close, position, version)
+
+
+def _for_good(error: Exception) -> bool:
+    """Whether no retry mends it: there are no credentials, or the server calls it the client's fault."""
+    response = getattr(error, "response", None)
+    status = getattr(error, "code", None) or getattr(response, "status_code", None)
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in LATER
+    return refused or "Credentials" in type(error).__name__  # botocore's and google.auth's have no base in common
 
 
 def _file_system(url: str) -> tuple[Any, str]:
