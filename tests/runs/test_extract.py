@@ -1,6 +1,8 @@
 """extract.py as a user runs it, and the training from what it leaves."""
 
+import os
 import random
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors.torch import load_file
 
 from tests.conftest import read_result, write_shards_of
@@ -66,6 +69,22 @@ def test_clips_that_cannot_be_heard_are_named_and_the_rest_is_kept(tmp_path, whi
     assert {k.split(":")[-1] for k in a["skipped"]} == {"k2", "k5"} and len(b["skipped"]) == len(c["skipped"]) == 1
     kept = load_file(store.folder / a["parts"][0]["file"])
     assert kept["states_NLTD"].shape == (5, 5, 2, 64)
+
+
+def test_sigterm_ends_it_at_the_next_batch(tmp_path, whisper_file, monkeypatch):
+    folder = write_shards_of(tmp_path / "s", [["a"]] * 20, clips_per_shard=10, seconds=0.2)
+    backbone, hear = WhisperBackbone(str(whisper_file)), WhisperBackbone.hear
+    heard = []
+
+    def terminated(self, wave_BS):
+        heard.append(len(wave_BS))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return hear(self, wave_BS)
+
+    monkeypatch.setattr(WhisperBackbone, "hear", terminated)
+    with pytest.raises(SIGTERMException):
+        extraction(folder, backbone, tmp_path / "kept", batch_size=2)
+    assert heard == [2]
 
 
 def test_a_shard_whose_line_broke_is_not_taken_for_whole(tmp_path, whisper_file):

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.table import Table
 
@@ -40,6 +41,8 @@ class Extraction(LightningModule):
         self._began = time.perf_counter()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        if self.trainer.received_sigterm:  # Lightning catches it, and in this loop does nothing about it
+            raise SIGTERMException
         shard = self.clips.to_extract[batch["shard"]]
         hand = self._in_hand = self._in_hand or ShardFeatures(self.store, shard)
         if batch["key"]:
