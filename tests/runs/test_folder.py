@@ -22,6 +22,16 @@ def test_names_are_short_single_folders_and_never_two_alike():
     assert all("/" not in n and len(n) <= 120 for n in names)
 
 
+def test_a_long_name_keeps_what_tells_runs_apart():
+    asked = "data.fold=1,data.root=/work/esc10,data.source=features,data=esc50,features.precision=float32,head.dim=64"
+    *_, name = names = [run_name(f"{asked},head=tl_tr_512,seed={seed}") for seed in (0, 1)]
+    assert name.startswith(
+        "fold=1,root=esc10,source=features,data=esc50,precision=float32,dim=64,head=tl_tr_512,seed=1~"
+    )
+    assert names[0] != name
+    assert run_name("data.train=[/a/b/,s3://b/train-{0..9}.tar]").startswith("train=[b_,train-{0..9}.tar]~")
+
+
 def test_names_fit_a_file_system_in_any_script():
     assert len(run_name("data.root=" + "录音" * 80).encode()) <= 120
 

@@ -14,17 +14,23 @@ LOCK = ".lock"
 # What may differ between a run and its resumption: how it is run and shown, not what it computes.
 FREE = {"resume", "study", "baseline", "folder", "data.folder", "logger", "cache"}
 FREE |= {"trainer.enable_progress_bar", "trainer.log_every_n_steps"}
+LONGEST_NAME = 120  # bytes
 
 
 def run_name(overrides: str) -> str:
-    """A folder's name for a run, from what it overrides: without slashes, short, never two alike."""
+    """A folder's name for a run, from what it overrides: without slashes, short, never two alike.
+
+    Where that takes a digest, the rest keeps what tells runs apart at a glance: of keys and paths their last part.
+    """
     # Hydra hands on a sweep's true as True: the run is the one that was asked for alone
     overrides = re.sub(r"(?<==)(True|False)(?=,|$)", lambda found: found[0].lower(), overrides)
-    name = overrides.replace("/", "_").strip(",") or "defaults"
-    if len(name.encode()) <= 120 and "/" not in overrides:
+    name = overrides.strip(",") or "defaults"
+    if len(name.encode()) <= LONGEST_NAME and "/" not in name:
         return name
+    name = re.sub(r"(^|,)[\w.]+\.(\w+=)", r"\1\2", name)
+    name = re.sub(r"[^,=\[]*/+(?=[^,=/\]])", "", name).replace("/", "_")
     digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
-    return f"{name.encode()[:110].decode(errors='ignore')}~{digest}"
+    return f"{name.encode()[: LONGEST_NAME - 10].decode(errors='ignore')}~{digest}"
 
 
 @contextmanager
