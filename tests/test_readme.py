@@ -6,7 +6,6 @@ and what it begins with is built: data, Whisper, head, launcher. A command that 
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -19,17 +18,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import whispertag.runs.entry  # noqa: F401 (registers the resolver)
 from tests.conftest import ROOT
 from tests.data.test_module import tar_of
 from tests.listening import tone
 from tests.model.test_huggingface import random_whisper, write
 from tests.runs import fake
+from tests.typed import composed, extras, make, words
 from whispertag.audio import SAMPLE_RATE
 from whispertag.commands.main import main
 from whispertag.model.backbone import WhisperBackbone
@@ -64,13 +61,6 @@ def commands() -> list[str]:
 
 
 PYTHON = [text for language, text in blocks() if language in ("python", "py")]
-
-
-def words(command: str) -> list[str]:
-    """As a shell splits it; what would be more than one command, > too, is a word of its own."""
-    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
-    lexer.whitespace_split, lexer.commenters = True, "#"
-    return list(lexer)
 
 
 # What its commands find
@@ -175,11 +165,6 @@ def released_head(cache: Path) -> None:
 # What is done with them
 
 
-def make(*targets: str) -> None:
-    done = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True)
-    assert targets and done.returncode == 0, done.stderr
-
-
 def source(script: str) -> None:
     assert script == f"{re.search(r'^VENV := (.+)$', (ROOT / 'Makefile').read_text(), re.M)[1]}/bin/activate"
 
@@ -187,8 +172,7 @@ def source(script: str) -> None:
 def pip(*arguments: str) -> None:
     asked = re.fullmatch(r"install -e \.\[([\w,]+)\]", " ".join(arguments))
     assert asked, f"neither this folder nor its extras: {arguments}"
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(asked[1].split(",")) <= set(project["optional-dependencies"])
+    extras(asked[1])
 
 
 def listen(*arguments: str) -> None:
@@ -201,41 +185,18 @@ def listen(*arguments: str) -> None:
 
 def python(script: str, *arguments: str) -> None:
     """An entry of Hydra's: every job composes, and what it begins with is built."""
-    entry = re.search(r'config_name="(\w+)"', (ROOT / script).read_text())
-    assert entry, f"{script} is no entry of Hydra's: say how to test it"
     if arguments == ("--help",):
         done = subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True)
         assert done.returncode == 0 and "head" in done.stdout, done.stderr
         return
-    asked = [a for a in arguments if a != "-m"]
-    assert not [a for a in asked if a.startswith("-")], "a flag of Hydra's: say how to test it"
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        swept = sweep(entry[1], asked)
-        assert ("-m" in arguments) == (len(swept) > 1), "-m is for sweeps, and sweeps are for -m"
-        configs = [compose(entry[1], job, return_hydra_config=True) for job in swept]
-    if any(a.startswith("hydra/launcher=") for a in asked):
-        assert len(swept) > 1 and instantiate(configs[0].hydra.launcher), "it launches the jobs of a sweep"
+    configs = composed(script, *arguments)
+    if any(a.startswith("hydra/launcher=") for a in arguments):
+        assert len(configs) > 1 and instantiate(configs[0].hydra.launcher), "it launches the jobs of a sweep"
     for config in configs:
         own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
         if "head" in config:  # train.py, extract.py
             builds(config)
-
-
-def sweep(entry: str, asked: list[str]) -> list[list[str]]:
-    """What the jobs of a command override: every value of what it sweeps is in one of them."""
-    parser = OverridesParser.create()
-
-    def values(text: str) -> list[str]:
-        (override,) = parser.parse_overrides([text])
-        if not override.is_sweep_override():
-            return [text]
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-
-    each = [values(text) for text in asked]
-    preset = compose(entry, [one[0] for one in each], return_hydra_config=True).hydra.sweeper.params or {}
-    each += [values(f"{key}={text}") for key, text in preset.items()]
-    return [[one[i % len(one)] for one in each] for i in range(max(map(len, each), default=1))]
 
 
 def builds(config) -> None:

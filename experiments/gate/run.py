@@ -21,7 +21,7 @@ def main(config: DictConfig) -> None:
     with entry.study(config) as (folder, values):
         from whispertag.studies import gate, voices
 
-        training, options = values.pop("training"), values.pop("head")
+        training, options = values.pop("training"), values.pop("overrides")
         sources = {k: values[k] for k in ("digits", "noises", "cache")}
         table = voices.write_training_clips(folder / "clips", **sources, **training)
         options = [*options, f"data.clip_seconds={training['seconds']}", f"folder='{values['cache']}'"]

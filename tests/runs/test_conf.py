@@ -99,9 +99,11 @@ def test_every_study_composes_and_binds(name):
     target, places = STUDIES[name]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(name, places)
+    plain = {key for key, value in config.items() if not OmegaConf.is_dict(value)}
+    assert not plain & set(GROUPS), "nobody could give them: Hydra would look for a file of that group"
     values = {k: v for k, v in instantiate(config, _convert_="all").items() if k != "name"}
     if name == "gate":  # its entry trains the heads first
-        assert values.pop("training") and values.pop("head")
+        assert values.pop("training") and values.pop("overrides")
         values["heads"] = dict.fromkeys(values.pop("backbones"), "/h")
     bound = inspect.signature(get_method(target)).bind("folder", **values).arguments
     if name == "cost":
