@@ -65,6 +65,19 @@ def test_a_readmes_table_has_means_and_differences_and_nothing_of_the_machine(tm
     assert cells[0][2].startswith("0.5500 (") and cells[0][4:] == ["400,414", "0.02"]
 
 
+def test_what_rounds_to_no_difference_is_not_negative(tmp_path, capsys):
+    for head, mAP in (("a", 0.1 + 0.2), ("b", 0.3)):
+        for fold in (1, 2):
+            fake.result(
+                tmp_path / "s" / "runs" / f"{head}{fold}",
+                overrides=[f"head={head}", f"data.fold={fold}"],
+                config={"head": {"time": head}, "data": {"fold": fold}},
+                mAP=mAP,
+            )
+    assert main(["compare", str(tmp_path / "s"), "--group", "data.fold", "--against", "head=a", "--markdown"]) == 0
+    assert "| +0.0000 (+0.0000 – +0.0000) |" in capsys.readouterr().out
+
+
 def test_runs_of_one_kind_are_compared_among_themselves(tmp_path, capsys):
     assert main(["compare", str(fake.study(tmp_path / "s", 60)), "--where", "head=wa_tr,layers=last"]) == 0
     said = capsys.readouterr().out

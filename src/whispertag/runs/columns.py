@@ -62,7 +62,7 @@ def _figure(value: float | None) -> str:
 
 
 def _change(value: float | None) -> str:
-    return "" if value is None else f"{value:+.4f}".replace("-", "−")
+    return "" if value is None else f"{value:+z.4f}".replace("-", "−")
 
 
 def _interval(mean: Interval | None, say: Callable[[float | None], str]) -> str:

@@ -72,7 +72,7 @@ function groupTable() {
     const [value, low, high] = of(group) ?? [];
     return make("td", { class: "number" }, make("b", {}, show(value)), make("span", { class: "interval" }, low == null ? "" : `${show(low)} – ${show(high)}`));
   } });
-  const signed = (value) => (value > 0 ? "+" : "") + score(value).replace("-", "−");
+  const signed = (value) => (value > 0 ? "+" : "") + score(value).replace(/^-(?=0\.0+$)/, "").replace("-", "−");
   const [main, ...others] = study.metrics.map((name) => withInterval(name, (group) => group.metrics[name], score));
   const columns = [
     ...study.keys.map((key) => column(key, (group) => group.settings[key] ?? "–")),
