@@ -4,15 +4,13 @@ They are not run (those of README.md are, in test_readme.py): most take hours, o
 """
 
 import re
-from argparse import ArgumentParser
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.typed import composed, extras, make, words
-from whispertag.commands.main import main
+from tests.typed import composed, extras, make, parse, words
 
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("experiments/**/README.md"), ROOT / "benchmarks" / "README.md"])
 BEGINS = re.compile(r"(make|python3?|whispertag|pip|torchrun|srun)\b|[A-Z]+=")
@@ -26,9 +24,8 @@ def commands(page: Path) -> list[list[str]]:
     blocks = re.findall(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.M | re.S)
     for block in [text for language, text in blocks if language in ("", "bash", "sh")]:
         for line in block.replace("\\\n", " ").splitlines():
-            line = re.sub(
-                r"\s#.*|…$", "", re.sub(r"<[^<>]+>|=…", lambda m: "=/own" if m[0][0] == "=" else "/own", line)
-            ).strip()
+            line = re.sub(r"<[^<>]+>|(?<==)…", "/own", line)
+            line = re.sub(r"\s#.*|…$", "", line).strip()
             if not BEGINS.match(line) or "<<" in line:
                 continue
             for name, value in variables.items():
@@ -62,21 +59,7 @@ def understood(program: str, *arguments: str) -> None:
             composed(script, *(LATER.get(o, o) for o in overrides))
     else:
         assert program == "whispertag", f"nobody has said what {program} is"
-        parse(*arguments)
-
-
-def parse(*arguments: str) -> None:
-    """`whispertag`, which then does nothing."""
-    parsed = ArgumentParser.parse_args
-
-    def parse_args(parser, arguments):
-        options = parsed(parser, arguments)
-        options.run = lambda options: 0
-        return options
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ArgumentParser, "parse_args", parse_args)
-        assert main(arguments[: arguments.index(">")] if ">" in arguments else arguments) == 0
+        parse(*arguments[: arguments.index(">")] if ">" in arguments else arguments)
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{p}: {' '.join(c)[:60]}" for p, c in COMMANDS])

@@ -4,13 +4,16 @@ import re
 import shlex
 import subprocess
 import tomllib
+from argparse import ArgumentParser
 
+import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 import whispertag.runs.entry  # noqa: F401 (registers the resolver)
 from tests.conftest import ROOT
+from whispertag.commands.main import main
 
 
 def words(command: str) -> list[str]:
@@ -30,6 +33,20 @@ def extras(asked: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     unknown = set(asked.split(",")) - set(project["optional-dependencies"])
     assert not unknown, f"no extras of this project: {unknown}"
+
+
+def parse(*arguments: str) -> None:
+    """Arguments of `whispertag`, which then does nothing. Raises SystemExit if they are none."""
+    parsed = ArgumentParser.parse_args
+
+    def parse_args(parser, arguments):
+        options = parsed(parser, arguments)
+        options.run = lambda options: 0
+        return options
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ArgumentParser, "parse_args", parse_args)
+        assert main(arguments) == 0
 
 
 def composed(script: str, *arguments: str) -> list[DictConfig]:
