@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import pytest
 
 from tests.conftest import write_shards_of
@@ -281,8 +282,6 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(monkeypatch):
 
 @pytest.mark.parametrize("manifest", [True, False])
 def test_whatever_fsspec_knows_is_read(folder, manifest):
-    import fsspec
-
     store = fsspec.filesystem("memory")
     for path in folder.iterdir():
         if manifest or path.suffix == ".tar":
@@ -298,6 +297,7 @@ def test_whatever_fsspec_knows_is_read(folder, manifest):
 )
 def test_a_library_that_is_not_there_is_named(monkeypatch, scheme, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(fsspec.registry._registry, scheme, raising=False)  # another test may have had it
     with pytest.raises(
         ShardError, match=rf"^{scheme}://b/x\.tar: {scheme}:// needs pip install 'whispertag\[{extra}\]'$"
     ):
