@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import fsspec
 import pytest
+from fsspec.registry import _registry as KNOWN  # what fsspec has imported
 
 from tests.conftest import write_shards_of
 from whispertag.data.module import ClipData
@@ -297,7 +298,7 @@ def test_whatever_fsspec_knows_is_read(folder, manifest):
 )
 def test_a_library_that_is_not_there_is_named(monkeypatch, scheme, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(fsspec.registry._registry, scheme, raising=False)  # another test may have had it
+    monkeypatch.delitem(KNOWN, scheme, raising=False)  # another test may have had it
     with pytest.raises(
         ShardError, match=rf"^{scheme}://b/x\.tar: {scheme}:// needs pip install 'whispertag\[{extra}\]'$"
     ):
