@@ -48,7 +48,7 @@ class Server(ThreadingHTTPServer):
         self.drop = self.busy = self.pause = 0.0
         self.ranges, self.sized, self.hang, self.victim, self.stop_at = True, True, False, "", None
         self.rng, self.requests, self.dropped, self.refused, self.sent = random.Random(0), [], 0, 0, 0
-        self.etag = ""
+        self.etag, self.counting = "", threading.Lock()
 
     def handle_error(self, *_):
         pass  # a client that went away
@@ -100,7 +100,8 @@ class Handler(BaseHTTPRequestHandler):
             end = min(end, it.stop_at)
         for at in range(start, end, 4096):
             chunk = data[at : min(at + 4096, end)]
-            it.sent += len(chunk)
+            with it.counting:  # a thread for each request
+                it.sent += len(chunk)
             self.wfile.write(chunk)
             time.sleep(it.pause)
         if end < stop and it.hang:
