@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.typed import composed, extras, make, parse, words
+from tests.typed import blocks, composed, extras, make, parse, words
 
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("experiments/**/README.md"), ROOT / "benchmarks" / "README.md"])
 BEGINS = re.compile(r"(make|python3?|whispertag|pip|torchrun|srun)\b|[A-Z]+=")
@@ -21,8 +21,8 @@ LATER = {"data=kitchen": "data=own"}  # what the tutorial has its reader write
 def commands(page: Path) -> list[list[str]]:
     """Of a page's blocks, as words: variables put in, what stands for a reader's own things named."""
     found, variables = [], dict[str, str]()
-    blocks = re.findall(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.M | re.S)
-    for block in [text for language, text in blocks if language in ("", "bash", "sh")]:
+    fenced = blocks(page.read_text(encoding="utf-8"))
+    for block in [text for language, text in fenced if language in ("", "bash", "sh")]:
         for line in block.replace("\\\n", " ").splitlines():
             line = re.sub(r"<[^<>]+>|(?<==)…", "/own", line)
             line = re.sub(r"\s#.*|…$", "", line).strip()

@@ -25,7 +25,7 @@ from tests.data.test_module import tar_of
 from tests.listening import tone
 from tests.model.test_huggingface import random_whisper, write
 from tests.runs import fake
-from tests.typed import composed, extras, make, parse, words
+from tests.typed import blocks, composed, extras, make, parse, words
 from whispertag.audio import SAMPLE_RATE
 from whispertag.commands.main import main
 from whispertag.model.backbone import WhisperBackbone
@@ -40,16 +40,11 @@ CLASSES, MIDS = ("Speech", "Music"), ("/m/09x0r", "/m/04rlf")
 # What the README says
 
 
-def blocks() -> list[tuple[str, str]]:
-    """Fenced blocks: language, text."""
-    return re.findall(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", README, re.M | re.S)
-
-
 def commands() -> list[str]:
     """Those of the shell's blocks, and those in running text, each once."""
     found = [
         line.partition(" #")[0].strip()
-        for language, text in blocks()
+        for language, text in blocks(README)
         if language in SHELLS
         for line in text.replace("\\\n", " ").splitlines()
         if line.strip() and not line.strip().startswith("#")
@@ -59,7 +54,7 @@ def commands() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-PYTHON = [text for language, text in blocks() if language in ("python", "py")]
+PYTHON = [text for language, text in blocks(README) if language in ("python", "py")]
 
 
 # What its commands find
@@ -292,7 +287,7 @@ def test_the_command_is_the_one_that_is_installed():
 
 
 def test_no_command_hides_in_a_block_of_another_kind():
-    for language, text in blocks():
+    for language, text in blocks(README):
         assert language in (*SHELLS, "python", "py", "text", "bibtex"), f"a block of {language or 'no language'}"
         if language in ("text", "bibtex"):
             assert not [line for line in text.splitlines() if COMMAND.match(line.lstrip("$ "))]

@@ -16,6 +16,11 @@ from tests.conftest import ROOT
 from whispertag.commands.main import main
 
 
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Fenced blocks of a page: language, text."""
+    return re.findall(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", text, re.M | re.S)
+
+
 def words(command: str) -> list[str]:
     """As a shell splits it; what would be more than one command, > too, is a word of its own."""
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)

@@ -43,7 +43,7 @@ def s3_server(folder: Path, monkeypatch) -> Iterator[tuple[str, int]]:
     server.start()
     try:
         _, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        point_to("AWS_ENDPOINT_URL", port, monkeypatch)
         store = fsspec.filesystem("s3")
         store.mkdir("bucket")
         for path in folder.iterdir():
@@ -63,7 +63,7 @@ def gs_server(folder: Path, monkeypatch) -> Iterator[tuple[str, int]]:
     server.start()
     try:
         port = server._api._httpd.server_address[1]
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        point_to("STORAGE_EMULATOR_HOST", port, monkeypatch)
         store = fsspec.filesystem("gs")
         for path in folder.iterdir():
             store.pipe(f"bucket/d/{path.name}", path.read_bytes())
@@ -179,8 +179,6 @@ def cloud(request, folder, monkeypatch) -> Iterator[tuple[str, str, int]]:
     monkeypatch.setattr(streams, "LONGEST_WAIT", 0.05)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     serve = {"s3": s3_server, "gs": gs_server, "hf": hf_server}[request.param]
-    for scheme in ROOTS:
-        fsspec.get_filesystem_class(scheme).clear_instance_cache()
     with serve(folder, monkeypatch) as (name, port):
         yield request.param, name, port
 
@@ -210,6 +208,11 @@ def test_what_is_not_in_a_bucket_is_said_at_once(cloud):
         find_shards([f"{root}/nothing"])
 
 
+@pytest.mark.parametrize(
+    "cloud",
+    ["s3", *(pytest.param(scheme, marks=pytest.mark.slow) for scheme in ("gs", "hf"))],  # their own retries wait long
+    indirect=True,
+)
 def test_each_clip_once_over_a_line_that_breaks_again_and_again(cloud, folder, monkeypatch):
     scheme, name, port = cloud
     size = (folder / "test-000001.tar").stat().st_size
