@@ -61,22 +61,19 @@ def composed(script: str, *arguments: str) -> list[DictConfig]:
     asked = [a for a in arguments if a != "-m"]
     assert not [a for a in asked if a.startswith("-")], "a flag of Hydra's: say how to test it"
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        jobs = _sweep(entry[1], asked)
+        each = [_values(text) for text in asked]
+        first = compose(entry[1], [one[0] for one in each], return_hydra_config=True)
+        preset = first.hydra.sweeper.params or {}
+        each += [_values(f"{key}={text}") for key, text in preset.items()]
+        jobs = [[one[i % len(one)] for one in each] for i in range(max(map(len, each), default=1))]
         assert ("-m" in arguments) == (len(jobs) > 1), "-m is for sweeps, and sweeps are for -m"
-        return [compose(entry[1], job, return_hydra_config=True) for job in jobs]
+        others = jobs if preset else jobs[1:]
+        return [*([] if preset else [first]), *(compose(entry[1], job, return_hydra_config=True) for job in others)]
 
 
-def _sweep(entry: str, asked: list[str]) -> list[list[str]]:
-    """What the jobs of a command override."""
-    parser = OverridesParser.create()
-
-    def values(text: str) -> list[str]:
-        (override,) = parser.parse_overrides([text])
-        if not override.is_sweep_override():
-            return [text]
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-
-    each = [values(text) for text in asked]
-    preset = compose(entry, [one[0] for one in each], return_hydra_config=True).hydra.sweeper.params or {}
-    each += [values(f"{key}={text}") for key, text in preset.items()]
-    return [[one[i % len(one)] for one in each] for i in range(max(map(len, each), default=1))]
+def _values(text: str) -> list[str]:
+    """An override, once for every value that it sweeps."""
+    (override,) = OverridesParser.create().parse_overrides([text])
+    if not override.is_sweep_override():
+        return [text]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
