@@ -85,7 +85,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _show(study: "Study", groups: "Sequence[Group]", options: argparse.Namespace) -> None:
-    """Rows, then each run that is not done with what ended it; as wide as it must be where nobody's screen sets it."""
+    """Rows, then what ended the runs that are not done; as wide as it must be where nobody's screen sets it."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -118,11 +118,14 @@ def _show(study: "Study", groups: "Sequence[Group]", options: argparse.Namespace
         print(f"mean and 95 % interval (Student) over {first}{over}{pairs}; the best first")
     if study.implied and not options.markdown:
         print(f"these differ too, as the columns do: {', '.join(study.implied)}")
+    ends = dict[str, list[str]]()  # twenty that failed alike are told why once
     for run in study.runs:
         if run.status != "done":
             which = ", ".join(f"{key}={shown(run.settings.get(key, '–'))}" for key in study.differs)
-            why = run.last_line or "still going on"
-            console.print(Text(f"{run.status}: {which or run.name}\n    {why}\n    {run.folder}"), soft_wrap=True)
+            why = f"{run.status}: {run.last_line or 'still going on'}"
+            ends.setdefault(why, []).append(f"    {which or run.name}: {run.folder}")
+    for why, runs in ends.items():
+        console.print(Text("\n".join([why, *runs])), soft_wrap=True)
 
 
 def _tell(unreadable: dict[str, str]) -> None:
