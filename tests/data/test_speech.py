@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from whispertag.data.speech import espeak
+from whispertag.data.speech import espeak, flite
 from whispertag.data.speech.mixing import active_level
 from whispertag.data.speech.utterances import (
     COMMANDS,
@@ -21,6 +21,7 @@ from whispertag.data.speech.utterances import (
 )
 
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +129,23 @@ def test_espeak_speaks_and_remembers(tmp_path, monkeypatch):
     assert all(np.array_equal(a.wave_S, b.wave_S) for a, b in zip(first, again))
 
 
-@needs_espeak
-def test_espeak_speaks_single_words_in_each_voice(tmp_path):
-    said = by_speaker(espeak.espeak_words(tmp_path, 2, seed=1, words=("one", "stop")))
-    kept = espeak.voice_variants(held_out=True)
-    assert len(said) == 2 and not any(voice.split("+")[1] in kept for voice in said)
-    for words in said.values():
-        assert [u.words for u in words] == [("one",), ("stop",)]
-        assert all(0.15 < u.seconds < 1.5 for u in words)
+@needs_flite
+def test_flite_speaks_single_words_in_each_manner(tmp_path, monkeypatch):
+    """Two manners of three voices; longer as asked for; the voice kept for tests is another one."""
+    words = ("one", "stop")
+    said = by_speaker(flite.flite_words(tmp_path, 2, seed=1, words=words))
+    assert len(said) == 6 and {manner.split(",")[0] for manner in said} == set(flite.VOICES)
+    for here in said.values():
+        assert [u.words for u in here] == [("one",), ("stop",)]
+        assert all(0.15 < u.seconds < 1.5 for u in here)
+        assert all(active_level(u.wave_S) == pytest.approx(LEVEL, rel=0.2) for u in here)
+    short, long = (flite.speak("one", "", "slt", length, 170) for length in (0.8, 1.4))
+    assert 1.3 < len(long) / len(short) < 2.2
+    kept = flite.flite_words(tmp_path, 2, seed=1, held_out_voices=True, words=words)
+    assert not {u.speaker.split(",")[0] for u in kept} & set(flite.VOICES)
+    monkeypatch.setattr(flite, "speak", lambda *a: pytest.fail("it was kept"))
+    again = by_speaker(flite.flite_words(tmp_path, 2, seed=1, words=words))
+    assert again.keys() == said.keys()
 
 
 @needs_espeak

@@ -45,7 +45,7 @@ def request(material, *more: str) -> list[str]:
     small = [f"sizes.{k}={v}" for k, v in SMALL.items()]
     sizes = [
         "n_spoken=0",
-        "n_voices=0",
+        "n_manners=0",
         "n_synthetic=2",
         "steps=2",
         "more=2",
@@ -103,7 +103,7 @@ def test_wrong_requests_say_what_is_wrong(material, tmp_path, wrong, message):
         "more": 0,
         "epoch_steps": 2,
     }
-    asked |= {"threads": 1, "workers": 0, "precision": "32-true", "n_spoken": 0, "n_voices": 0, "n_synthetic": 0}
+    asked |= {"threads": 1, "workers": 0, "precision": "32-true", "n_spoken": 0, "n_manners": 0, "n_synthetic": 0}
     with pytest.raises(ValueError, match=message):
         study.train(tmp_path, **(asked | wrong), sizes=SMALL, recipe=Recipe(), optim={}, cache=tmp_path)
 

@@ -10,8 +10,18 @@ from rich.progress import track
 
 from whispertag.audio import SAMPLE_RATE, WINDOW_SECONDS, fit_length
 from whispertag.data.speech.espeak import espeak_utterances
+from whispertag.data.speech.flite import flite_words
 from whispertag.data.speech.mixing import mix
-from whispertag.data.speech.utterances import Utterance, by_speaker, join, read_digits, split_takes, strings
+from whispertag.data.speech.utterances import (
+    COMMANDS,
+    DIGITS,
+    Utterance,
+    by_speaker,
+    join,
+    read_digits,
+    split_takes,
+    strings,
+)
 from whispertag.intervals import bootstrap
 from whispertag.model.weights import find_checkpoint
 from whispertag.nano.material import noises_of, synthetic_noises
@@ -20,6 +30,7 @@ from whispertag.studies.wer import word_errors
 
 Task = list[tuple[np.ndarray, str]]  # waves and what is said in them
 SILENCE = 50  # clips of near silence
+MANNERS = 5  # of speaking, of flite's voice kept for tests
 
 
 def run(
@@ -105,6 +116,9 @@ def tasks(
     yield "espeak, new voices, clean", [(u.wave_S, _text(u)) for u in spoken]
     noisy = [mix(np.pad(u.wave_S, SAMPLE_RATE), sounds[i % len(sounds)], 0) for i, u in enumerate(spoken)]
     yield "espeak, new voices, +0 dB", [(wave_S, _text(u)) for wave_S, u in zip(noisy, spoken)]
+    for kind, words in (("digits", DIGITS), ("commands", COMMANDS)):
+        single = flite_words(cache, MANNERS, seed=2, held_out_voices=True, words=words)
+        yield f"flite, a new voice, {kind}, clean", [(u.wave_S, _text(u)) for u in strings(single, n, seed)]
 
 
 def conversation(rng: np.random.Generator, recorded: Sequence[Utterance], seconds: float) -> tuple[np.ndarray, str]:

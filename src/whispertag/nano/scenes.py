@@ -19,13 +19,14 @@ class Recipe:
     seconds         length of short windows, from … to; early in training to `short`. Long ones have up to 30 s
     audio_per_step  seconds of audio in a batch, which sets its number of windows
     long            chance that a batch is of long windows
-    recorded        chance that an utterance is of the recorded digits, not of espeak
-    strung          chance that an utterance is of espeak's words spoken singly and strung together, as recorded ones
+    recorded        chance that an utterance is of the recorded digits; what is left is espeak's
+    strung          chance that an utterance is of flite's single words strung together, as recorded ones are
     noise           chance of noise in a window with speech; 0: a model for clean speech
     snr             dB, from … to; early in training the lower end comes down from the upper one
     easing          share of the training over which it does
     growing         share of the training over which windows grow and shifted, prompted and long ones come in: the
-                    words are learnt on short windows, where attention finds them
+                    words are learnt on short windows, where attention finds them. Over as much again warped and
+                    masked ones come in: before words are found, they keep attention from finding them
     silent          chance of a window without speech
     zeros           chance that after the window log-mel is 0, as whisper.transcribe pads; else the floor of silence
     shifted         chance that a short window stands somewhere in 30 s of silence, not at their beginning
@@ -40,20 +41,20 @@ class Recipe:
     short: float = 1.8
     audio_per_step: float = 100.0
     long: float = 0.3
-    recorded: float = 0.6
-    strung: float = 0.0
+    recorded: float = 0.5
+    strung: float = 0.15
     noise: float = 0.88
     snr: tuple[float, float] = (-10.0, 20.0)
     easing: float = 0.4
     growing: float = 0.25
-    silent: float = 0.1
+    silent: float = 0.13
     zeros: float = 0.7
     shifted: float = 0.6
     prompted: float = 0.15
     stamped: float = 0.9
-    warped: float = 0.0
+    warped: float = 0.4
     warp: tuple[float, float] = (0.84, 1.2)
-    masked: float = 0.0
+    masked: float = 0.15
 
 
 class Scenes:

@@ -15,7 +15,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
-from whispertag.data.speech.espeak import espeak_utterances, espeak_words
+from whispertag.data.speech.espeak import espeak_utterances
+from whispertag.data.speech.flite import flite_words
 from whispertag.data.speech.mixing import mix
 from whispertag.data.speech.utterances import read_digits, split_takes, strings
 from whispertag.nano.file import write_checkpoint
@@ -45,7 +46,7 @@ def train(
     workers: int,
     precision: str,
     n_spoken: int,
-    n_voices: int,
+    n_manners: int,
     n_synthetic: int,
     sizes: dict[str, int],
     recipe: Recipe,
@@ -61,7 +62,7 @@ def train(
         log.info("%s is there: nothing to train", done)
         return done
 
-    scenes, everybody, check = _material(seed, digits, noises, unheard, n_spoken, n_voices, n_synthetic, recipe, cache)
+    scenes, everybody, check = _material(seed, digits, noises, unheard, n_spoken, n_manners, n_synthetic, recipe, cache)
     torch.manual_seed(seed)
     first, then = (partial(TrainingWindows, part, seed=seed, steps=steps) for part in (scenes, everybody))
     whisper = NanoWhisper(dimensions(**sizes), Vocabulary())
@@ -86,7 +87,7 @@ def _material(
     noises: str | PathLike[str],
     unheard: str | None,
     n_spoken: int,
-    n_voices: int,
+    n_manners: int,
     n_synthetic: int,
     recipe: Recipe,
     cache: str | PathLike[str],
@@ -100,7 +101,7 @@ def _material(
     heard, tests = ([u for u in part if u.speaker != unheard] for part in (recorded, tests))
     sounds = [*noises_of(noises, test=False).values(), *synthetic_noises(n_synthetic, seed)] if recipe.noise else []
     spoken = espeak_utterances(cache, n_spoken, seed) if n_spoken else []
-    single = espeak_words(cache, n_voices, seed) if recipe.strung else []
+    single = flite_words(cache, n_manners, seed) if recipe.strung and n_manners else []
     check = strings(tests, 40, seed=1)
     texts = [" ".join(u.words) for u in check]
     kept = list(noises_of(noises, test=True).values())

@@ -38,7 +38,7 @@ class Voices:
 
     recorded  single recorded words, strung together within a speaker
     spoken    whole utterances (espeak)
-    single    single words of many voices (espeak), strung together likewise
+    single    single words of other voices (flite), strung together likewise
     shares    chances of a recorded and of a single string; else a whole utterance
     """
 
