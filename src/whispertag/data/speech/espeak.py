@@ -10,7 +10,6 @@ from whispertag.data.speech.program import run, spoken
 from whispertag.data.speech.utterances import WORDS, Utterance, some_words, trimmed
 
 PROGRAM = "espeak-ng"
-
 ACCENTS = ("en-gb", "en-us", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-029")
 Request = tuple[str, str, int, int, int]  # text, voice, words a minute, pitch, gap between words (10 ms)
 HELD_OUT_EVERY = 8  # every 8th voice variant is kept for tests
