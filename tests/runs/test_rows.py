@@ -1,5 +1,6 @@
 """A folder of result.json → rows: what is read, what is named instead, what differs, means over seeds and folds."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -42,6 +43,42 @@ def test_a_run_without_a_named_head_has_the_name_of_its_equal_or_is_the_default(
         fake.result(tmp_path / "runs" / str(i), overrides=asked, config={"head": {"time": time}})
     runs = {run.name: run.settings["head"] for run in read_study(tmp_path).runs}
     assert runs == {"0": "tl", "1": "tl", "2": "wa", "3": DEFAULT}
+
+
+def test_runs_on_weights_that_changed_under_the_same_name_are_told_apart(tmp_path):
+    asked = itertools.product(("tl", "wa"), (0, 1))
+    for i, (head, seed) in enumerate(asked):
+        fake.result(
+            tmp_path / "runs" / str(i),
+            overrides=[f"head={head}", f"seed={seed}"],
+            config={"head": {"time": head}, "seed": seed, "model": {"name": "nano"}, "weights": "pretrained"},
+            backbone={"fingerprint": "5736206b" + "0" * 56},
+        )
+    assert "checkpoint" not in read_study(tmp_path).runs[0].settings
+    record = json.loads((tmp_path / "runs" / "3" / "result.json").read_text())
+    record["backbone"]["fingerprint"] = "a" * 64
+    (tmp_path / "runs" / "3" / "result.json").write_text(json.dumps(record))
+    fake.result(tmp_path / "runs" / "4", status="failed", mAP=None)
+    study = read_study(tmp_path)
+    assert "checkpoint" in study.differs
+    assert {r.name: r.settings["checkpoint"] for r in study.runs} == dict.fromkeys("012", "5736206b") | {
+        "3": "a" * 8,
+        "4": "(unknown)",
+    }
+    assert [g.n_done for g in group(study, ["seed"])] == [2, 1, 1, 0]  # no mean over both
+    assert {r.name for r in read_study(tmp_path, where={"checkpoint": "aaaaaaaa"}).runs} == {"3"}
+
+
+def test_another_checkpoint_for_another_model_is_no_difference_of_its_own(tmp_path):
+    for name in ("nano", "tiny"):
+        fake.result(
+            tmp_path / "runs" / name,
+            overrides=[f"model={name}"],
+            config={"model": {"name": name}},
+            backbone={"fingerprint": name[0] * 64},
+        )
+    study = read_study(tmp_path)
+    assert study.differs == ["model"] and "checkpoint" not in study.implied
 
 
 @pytest.mark.parametrize(

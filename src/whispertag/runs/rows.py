@@ -8,7 +8,7 @@ import json
 import math
 import struct
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,14 @@ from whispertag.runs.folder import FREE, LOCK
 STATUSES = ("done", "failed", "interrupted", "running")  # and killed: "running", but no process holds the folder
 COSTS = ("parameters", "head_gmacs", "gmacs", "seconds", "clips_per_second", "skipped_clips")
 _COUNTS = ("classes_scored", "clips")  # among the metrics: shown where runs differ in them
+UNKNOWN = "(unknown)"  # the checkpoint of a run that failed before it was read
 DEFAULT = "(default)"  # a group's choice, in runs that do not name one
 
 
 @dataclass(frozen=True)
 class Run:
-    """settings: dotted key → value of the configuration, and group → choice; asked: the keys its command named."""
+    """settings: dotted key → value of the configuration, and group → choice; asked: the keys its command named;
+    checkpoint: the backbone's fingerprint, of runs that came so far."""
 
     name: str
     folder: Path
@@ -32,6 +34,7 @@ class Run:
     config: dict[str, Any]
     settings: dict[str, Any]
     asked: dict[str, str]
+    checkpoint: str | None
     metrics: dict[str, float | None]
     costs: dict[str, float | None]
     error: str | None
@@ -84,6 +87,7 @@ def read_study(folder: Path, metric: str | None = None, where: Mapping[str, str]
             f"no runs in {place}" + (f" ({found})" if found else "; train.py study=<name> puts them there")
         )
     choices = _name_choices(runs)
+    _tell_checkpoints_apart(runs)
     for key, value in (where or {}).items():
         runs = _only(runs, key, value)
     names = Counter(name for run in runs for name, value in run.metrics.items() if value is not None)
@@ -141,6 +145,7 @@ def _read(folder: Path) -> Run:
         config,
         _flat(config),
         asked,
+        (record.get("backbone") or {}).get("fingerprint"),
         {name: _number(value) for name, value in (record.get("metrics") or {}).items()},
         dict(zip(COSTS, map(_number, costs))),
         str(record["error"]) if record.get("error") else None,
@@ -171,6 +176,17 @@ def _name_choices(runs: list[Run]) -> set[str]:
             named = run.asked.get(key) or names.get(canonical(run.config.get(key, "")), DEFAULT)
             run.settings[key] = named
     return groups
+
+
+def _tell_checkpoints_apart(runs: list[Run]) -> None:
+    """settings["checkpoint"], where one name stands for several: weights changed while a study went on."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        if run.checkpoint:
+            found[canonical([run.config.get("model"), run.config.get("weights")])].add(run.checkpoint)
+    if any(len(checkpoints) > 1 for checkpoints in found.values()):
+        for run in runs:
+            run.settings["checkpoint"] = run.checkpoint[:8] if run.checkpoint else UNKNOWN
 
 
 def _only(runs: list[Run], key: str, value: str) -> list[Run]:
