@@ -44,6 +44,18 @@ def test_csv_of_own_classes_and_googles(tmp_path):
         ClassTable.from_csv(tmp_path / "bad.csv")
 
 
+def test_mids_may_be_left_empty_and_names_may_not(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("name,mid\ndrill,\nsaw,\ndog,/m/0bt9lr\nkettle\n")
+    table = ClassTable.from_csv(path)
+    assert table.mids == ("", "", "/m/0bt9lr", "") and table.index("/m/0bt9lr") == 2
+    with pytest.raises(UnknownLabel):
+        table.index("")
+    path.write_text("mid,name\n/m/1,drill\n/m/2\n")
+    with pytest.raises(ValueError, match=r"own\.csv, line 3: no name"):
+        ClassTable.from_csv(path)
+
+
 def test_tables_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="'saw' stands in it twice"):
         ClassTable(("saw", "drill", "saw"))

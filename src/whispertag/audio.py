@@ -5,8 +5,10 @@ B clips, S samples, M mel bands, F mel frames, L layers, T pooled steps, D width
 """
 
 import io
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +74,7 @@ def seconds_of(data: bytes) -> float:
     except soundfile.LibsndfileError:
         pass
     try:
-        with av.open(io.BytesIO(data), "r") as container:
+        with av_open(io.BytesIO(data)) as container:
             if container.duration:
                 return container.duration / av.time_base
     except av.FFmpegError as error:
@@ -105,30 +107,64 @@ def _decode_with_av(data: bytes, span: tuple[float, float] | None) -> tuple[np.n
     import av
 
     start, end = span or (0.0, np.inf)
-    with av.open(io.BytesIO(data), "r") as container:
-        if not container.streams.audio:
-            raise AudioError("no audio stream")
+    with av_open(io.BytesIO(data)) as container:
         if span:
             container.seek(round(start * av.time_base))  # to where decoding can begin, at or before it
-        planar = av.AudioResampler(format="fltp")
         rate, began, held = 0, 0.0, 0
         parts: list[np.ndarray] = []
-        for frame in container.decode(audio=0):
-            if span and (frame.time is None or frame.time >= end):
+        for time, part_SK, rate_of_part in av_frames(container):
+            if span and (time is None or time >= end):
                 break
             if not parts:
-                rate, began = frame.sample_rate, frame.time or 0.0
-            more = [part.to_ndarray() for part in planar.resample(frame)]
-            parts += more
-            if (held := held + sum(part.size for part in more)) > MAX_DECODED:
+                rate, began = rate_of_part, time or 0.0
+            parts.append(part_SK)
+            if (held := held + part_SK.size) > MAX_DECODED:
                 raise AudioError(f"more than {MAX_DECODED:,} samples: cut it into clips")
-        parts += [part.to_ndarray() for part in planar.resample(None)] if parts else []
     if not parts:
         raise AudioError("no audio frames")
-    wave_SK = np.concatenate(parts, axis=1).T
+    wave_SK = np.concatenate(parts)
     if span:
         wave_SK = wave_SK[max(0, round((start - began) * rate)) : max(0, round((end - began) * rate))]
     return wave_SK, rate
+
+
+def av_open(file: Any, **options: Any) -> Any:
+    """An av.InputContainer; what is not UTF-8 in its titles and comments is nobody's concern."""
+    import av
+
+    return av.open(file, "r", metadata_errors="replace", **options)
+
+
+def av_frames(
+    container: Any, passed_over: Callable[[Exception], None] | None = None
+) -> Iterator[tuple[float | None, np.ndarray, int]]:
+    """(time, samples × channels, rate), a frame at a time.
+
+    passed_over  told of the first of the damaged packets, which are then left out, as other players do
+
+    Raises AudioError if there is no sound in it, av.FFmpegError for a damaged packet if nobody is to be told, or if not
+    one can be decoded.
+    """
+    import av
+
+    if not container.streams.audio:
+        raise AudioError("no audio stream")
+    planar, heard, damage = av.AudioResampler(format="fltp"), False, None
+    for packet in container.demux(audio=0):
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError as error:
+            if not passed_over:
+                raise
+            if heard and not damage:
+                passed_over(error)
+            damage = error
+            continue
+        for frame in frames:
+            heard = True
+            yield from ((frame.time, part.to_ndarray().T, part.sample_rate) for part in planar.resample(frame))
+    if damage and not heard:
+        raise damage
 
 
 def fit_length(wave_S: np.ndarray, n_samples: int) -> np.ndarray:

@@ -19,7 +19,7 @@ class UnknownLabel(ValueError):
 class ClassTable:
     """The classes a head tells apart, in the order of its outputs.
 
-    `mids` are AudioSet's machine ids (such as /m/09x0r); own classes need none.
+    `mids` are AudioSet's machine ids (such as /m/09x0r); own classes need none, or "".
     """
 
     names: tuple[str, ...]
@@ -27,7 +27,7 @@ class ClassTable:
 
     def __post_init__(self):
         for kind, values in (("name", self.names), ("mid", self.mids)):
-            if doubled := {v for v in values if values.count(v) > 1}:
+            if doubled := {v for v in values if v and values.count(v) > 1}:
                 raise ValueError(f"class table: {kind} {sorted(doubled)[0]!r} stands in it twice")
         if not self.names:
             raise ValueError("class table: no classes")
@@ -39,7 +39,7 @@ class ClassTable:
 
     @cached_property
     def _index(self) -> dict[str, int]:
-        return {label: i for labels in (self.mids, self.names) for i, label in enumerate(labels)}
+        return {label: i for labels in (self.mids, self.names) for i, label in enumerate(labels) if label}
 
     def index(self, label: str | int) -> int:
         """Index of a class given as index, name or mid. Raises UnknownLabel."""
@@ -77,7 +77,9 @@ class ClassTable:
         column = next((c for c in ("name", "display_name") if rows and c in rows[0]), None)
         if column is None:
             raise ValueError(f"{path}: no column 'name' or 'display_name', or no rows")
-        mids = tuple(row["mid"] for row in rows) if "mid" in rows[0] else ()
+        if short := next((n for n, row in enumerate(rows, 2) if not row[column]), None):
+            raise ValueError(f"{path}, line {short}: no {column}")
+        mids = tuple(row["mid"] or "" for row in rows) if "mid" in rows[0] else ()
         return cls(tuple(row[column] for row in rows), mids)
 
     @classmethod

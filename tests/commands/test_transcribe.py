@@ -1,16 +1,22 @@
 """`whispertag transcribe` and `tag`, as they are typed."""
 
+import argparse
 import csv
 import io
 import json
+import os
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import soundfile
 
 from tests.listening import tone
 from whispertag.audio import SAMPLE_RATE
+from whispertag.commands.arguments import add_events, event_rules
 from whispertag.commands.main import main
+from whispertag.labels import ClassTable
 
 
 @pytest.fixture
@@ -66,6 +72,59 @@ def test_tag_gives_one_table(recordings, head_file, monkeypatch, capsys):
     assert {row["label"] for row in rows if row["file"].startswith("deeper")} >= {"Tone"}
 
 
+def test_several_recordings_on_standard_output_can_be_told_apart(recordings, head_file, monkeypatch, capsys):
+    monkeypatch.chdir(recordings)
+    files = "a.wav", "./a.wav", "deeper/b.flac"
+    assert run("transcribe", head_file, *files, "--on", 0.5) == 0
+    said = capsys.readouterr().out
+    assert said.count("a.wav:\n") == 1, "each once, however it is written" and "deeper/b.flac:\n" in said
+    for format in ("srt", "tsv", "rows.csv", "html"):
+        assert run("tag", head_file, *files, "--format", format) == 1
+        assert f"{format} of several recordings is several files: say with --out" in capsys.readouterr().err
+
+
+def test_what_is_written_goes_to_standard_output_also_where_bars_are_shown(recordings, head_file):
+    """As in a terminal, with the table sent to a file."""
+    command = [sys.executable, "-m", "whispertag.commands.main", "tag", str(recordings), "--model", str(head_file)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"FORCE_COLOR": "1"})
+    assert done.returncode == 0 and "recordings" in done.stderr, "the bar"
+    assert done.stdout.startswith("file,start,end") and "b.flac" in done.stdout
+
+
+def test_who_reads_no_further_is_not_told_of_broken_pipes(recordings, head_file):
+    command = [sys.executable, "-m", "whispertag.commands.main", "tag", str(recordings), "--model", str(head_file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("Smoke detector, smoke alarm", ["Smoke detector, smoke alarm"]),
+        ("smoke detector, smoke alarm", ["Smoke detector, smoke alarm"]),
+        ("Dog, Bark", ["Dog", "Bark"]),
+        ("Dog;Smoke detector, smoke alarm", ["Dog", "Smoke detector, smoke alarm"]),
+    ],
+)
+def test_names_of_classes_may_have_commas_in_them(given, names):
+    add_events(parser := argparse.ArgumentParser())
+    classes = ClassTable.audioset()
+    listener = SimpleNamespace(classes=classes, tagger=SimpleNamespace(description=SimpleNamespace(task="multilabel")))
+    rules = event_rules(parser.parse_args(["--only", given]), listener)
+    assert sorted(classes.names[c] for c in rules.columns(classes)) == sorted(names)
+
+
+def test_a_wild_card_finds_folders_as_the_shell_does(recordings, head_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(recordings)
+    for i, pattern in enumerate(("d*", "**/*.flac", "**")):
+        out = tmp_path / str(i)
+        assert run("tag", head_file, pattern, "--out", out, "--only", "Tone") == (1 if pattern == "**" else 0)
+        assert "b.csv" in {p.name for p in out.iterdir()}
+    (recordings / "deeper" / "x.wav").mkdir()  # no recording
+    assert run("tag", head_file, "deeper", "--out", tmp_path / "again") == 0
+
+
 def test_standard_input(recordings, head_file, monkeypatch, capsys):
     with open(recordings / "a.wav", "rb") as file:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
@@ -89,7 +148,17 @@ def test_what_cannot_be_heard_is_one_line_and_the_exit_code(recordings, head_fil
     [
         (["a.wav", "--format", "doc"], "--format doc: known are"),
         (["a.wav", "--format", "srt,vtt"], "say with --out"),
-        (["a.wav", "deeper/../a.wav", "--out", "o"], "would both be o/a.*"),
+        (["a.wav", "other/a.wav", "--out", "o"], "would both be o/a.*: give each an --out of its own"),
+        (["a.wav", "--out", "notes.txt"], "notes.txt"),
+        (["a.wav", "--skip"], "--skip looks for files in the folder of --out"),
+        (["a.wav", "--format", ","], "--format: known are"),
+        (["a.wav", "--resolution", "0"], "resolution=0: give a multiple of 0.4 s"),
+        (["a.wav", "--resolution", "inf"], "resolution=inf: give a multiple of 0.4 s"),
+        (["a.wav", "--beam-size", "0"], "beam_size=0: give 1 or more"),
+        (["a.wav", "--clip-timestamps", "inf"], "inf s is no time in a recording"),
+        (["a.wav", "--language", "French"], "knows English alone and cannot hear language=fr"),
+        (["a.wav", "--task", "translate"], "knows English alone and cannot translate"),
+        (["a.wav", "--gate", "drop", "--voices", "Cat"], "unknown class 'Cat'"),
         (["a.wav", "--only", "Cat"], "unknown class 'Cat'"),
         (["a.wav", "--gate-threshold", "0.5"], "give that too"),
         (["a.wav", "--device", "cuda:9"], "--device cuda:9: "),

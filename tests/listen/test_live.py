@@ -33,6 +33,7 @@ from whispertag.listen.live.sources import Growing, in_background, pcm_blocks, s
 from whispertag.listen.live.stream import Lag, Update, listen_live
 from whispertag.listen.live.tape import HELD_FRAMES, LiveTape, first_pause
 from whispertag.listen.live.text import LivePassage
+from whispertag.listen.page.app import possible_resolutions
 from whispertag.listen.recording import wave_blocks
 from whispertag.listen.tape import MelTape
 
@@ -367,6 +368,8 @@ def test_what_makes_no_sense_is_told_before_anything_is_heard(listener):
     for message, options in {
         "every=0.5: give a multiple of 0.4": {"every": 0.5},
         "every=-0.4": {"every": -0.4},
+        "every=0: give": {"every": 0.0},
+        "cannot hear language=de": {"language": "German"},
         "resolution=0.4: give 0.8": {"every": 0.8, "resolution": 0.4},
         "resolution=10.4": {"resolution": 10.4},
         "resolution=1: give a multiple": {"resolution": 1.0},
@@ -498,6 +501,24 @@ def test_the_command_reads_files_and_speaks_json(tmp_path, passage, head_file, l
     for bad, message in {"gone.wav": "gone.wav", "empty": "empty"}.items():
         (tmp_path / "empty").touch()
         assert main([*line[:1], bad, *line[2:]]) == 1 and message in capsys.readouterr().err
+
+
+def test_a_terminal_that_is_not_utf_8_is_written_to_all_the_same(passage, head_file, monkeypatch, tmp_path):
+    soundfile.write(tmp_path / "a.wav", passage[: 9 * SAMPLE_RATE], SAMPLE_RATE)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written := io.BytesIO(), "latin-1"))
+    assert main(["live", "a.wav", "--model", str(head_file)]) == 0
+    assert b" \\u2013 " in written.getvalue()
+
+
+def test_clips_that_are_no_whole_steps_are_heard_in_whole_steps(head_file, passage):
+    """data.clip_seconds=5 and steps of 0.4 s: nothing in training forbids that."""
+    odd = whispertag.load(head_file)
+    odd.tagger.description.clip_seconds = 5.0
+    heard = odd.transcribe(passage[: 10 * SAMPLE_RATE])
+    assert heard.resolution == pytest.approx(4.8) and len(heard.chances_NC) == 3
+    assert odd.tag(passage[: 10 * SAMPLE_RATE]).resolution == pytest.approx(4.8)
+    assert any(u.segments for u in listen_live(odd, [passage[: 10 * SAMPLE_RATE]]))
+    assert possible_resolutions(odd) == [0.4, 0.8, 2.0, 4.0, pytest.approx(4.8), 10.0]
 
 
 def test_ctrl_c_tells_what_was_heard(passage, head_file):

@@ -12,8 +12,9 @@ import whisper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whispertag.audio import SAMPLE_RATE, AudioError, read_wave
-from whispertag.listen.recording import wave_blocks
+from whispertag.audio import SAMPLE_RATE, AudioError, av_open, read_wave
+from whispertag.listen.live.sources import stream_blocks
+from whispertag.listen.recording import _is_joined_ogg, wave_blocks
 from whispertag.listen.tape import MelTape
 
 
@@ -66,6 +67,40 @@ def test_blocks_are_the_recording(tmp_path, rate, channels, kind):
 def test_codecs_that_soundfile_cannot_read():
     data = m4a(3)
     assert np.allclose(np.concatenate(list(wave_blocks(data))), read_wave(data), atol=2e-4)
+
+
+@pytest.mark.parametrize("between", [b"", b"TAG" + bytes(125)])
+@pytest.mark.parametrize(
+    ("kind", "rates"), [("OGG", (22_050, 22_050)), ("MP3", (22_050,) * 3), ("MP3", (44_100, 16_000))]
+)
+def test_what_was_joined_is_heard_to_its_end(kind, rates, between):
+    joined = (between if kind == "MP3" else b"").join(encoded(noise(3, rate), rate, kind) for rate in rates)
+    heard_S = np.concatenate(list(wave_blocks(joined)))
+    assert len(heard_S) == pytest.approx(3 * len(rates) * SAMPLE_RATE, rel=0.03)
+    assert len(np.concatenate(list(wave_blocks(joined + bytes(9000))))) == len(heard_S), "what is no sound ends it"
+    video = b"OggS\0\2 theora" + b"OggS\0\2 vorbis" + b"OggS\0\0 sound" * 900
+    assert not _is_joined_ogg(io.BytesIO(video)), "streams that sound together"
+
+
+def test_titles_that_are_not_utf_8_are_nobodys_concern():
+    data = bytearray(encoded(noise(1), SAMPLE_RATE, "WAV"))
+    data += b"LIST" + (4 + 8 + 8).to_bytes(4, "little") + b"INFOINAM" + (8).to_bytes(4, "little") + b"M\xfcller\0\0"
+    data[4:8] = (len(data) - 8).to_bytes(4, "little")
+    title_first = data[:36] + data[36 + 8 + 32_000 :] + data[36 : 36 + 8 + 32_000]
+    for wav in (data, title_first):
+        with av_open(io.BytesIO(wav)) as container:
+            assert "title" in container.metadata or wav is data
+        assert len(np.concatenate(list(stream_blocks(io.BytesIO(wav))))) == SAMPLE_RATE
+
+
+def test_a_stream_with_a_damaged_place_goes_on_behind_it(caplog):
+    """Frames of MP3 stand alone; FLAC is known by its sums."""
+    mp3 = bytearray(encoded(noise(6), SAMPLE_RATE, "MP3"))
+    mp3[len(mp3) // 2 : len(mp3) // 2 + 700] = bytes(700)
+    heard_S = np.concatenate(list(stream_blocks(io.BytesIO(mp3))))
+    assert len(heard_S) > 5 * SAMPLE_RATE
+    with pytest.raises(AudioError, match=r"cannot be decoded .*; raw samples need --raw"):
+        list(stream_blocks(io.BytesIO(b"no sound" * 1000)))
 
 
 def test_standard_input_cannot_be_rewound():

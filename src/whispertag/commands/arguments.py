@@ -1,10 +1,13 @@
 """What the commands that listen take alike, and what is made of it."""
 
 import argparse
+import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whispertag.labels import ClassTable
     from whispertag.listen.events import EventRules
     from whispertag.listen.gate import Gate
     from whispertag.listen.listener import Listener
@@ -50,8 +53,8 @@ def add_events(parser: argparse.ArgumentParser) -> None:
     events.add_argument("--off", type=float, metavar="P", help="probability below which it ends")
     events.add_argument("--thresholds", type=Path, metavar="CSV", help="of single classes: name,threshold,off")
     events.add_argument("--top", type=int, metavar="N", help="no more than so many at a time")
-    events.add_argument("--only", type=names, metavar="CLASSES", help="names, mids or patterns, joined by ;")
-    events.add_argument("--without", type=names, metavar="CLASSES")
+    events.add_argument("--only", metavar="CLASSES", help="names, mids or patterns, joined by ;")
+    events.add_argument("--without", metavar="CLASSES")
     events.add_argument("--merge-gap", type=float, metavar="SECONDS", help="pauses no longer than this are none")
     events.add_argument("--min-seconds", type=float, metavar="SECONDS", help="what is shorter is no event")
 
@@ -60,8 +63,9 @@ def event_rules(options: argparse.Namespace, listener: "Listener") -> "EventRule
     from whispertag.listen.events import EventRules
     from whispertag.listen.thresholds import read_thresholds
 
-    names = ("on", "off", "top", "only", "without", "merge_gap", "min_seconds")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    plain = ("on", "off", "top", "merge_gap", "min_seconds")
+    given = {name: value for name in plain if (value := getattr(options, name)) is not None}
+    given |= _classes(options, ("only", "without"), listener.classes)
     if options.thresholds:
         given["thresholds"] = read_thresholds(options.thresholds, listener.classes)
     return EventRules.for_task(listener.tagger.description.task, **given)
@@ -76,18 +80,18 @@ def add_speech(parser: argparse.ArgumentParser, *without: str) -> None:
     gate = parser.add_argument_group("where the head hears no voice, nobody spoke")
     gate.add_argument("--gate", choices=("drop", "mark"), help="what to do with text there")
     gate.add_argument("--gate-threshold", type=float, metavar="P", help="least probability of a voice")
-    gate.add_argument("--voices", type=names, metavar="CLASSES", help="which classes are voices (speech and song)")
+    gate.add_argument("--voices", metavar="CLASSES", help="which classes are voices (speech and song)")
 
 
 def speech_options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in SPEECH if (value := getattr(options, name, None)) is not None}
 
 
-def gate_of(options: argparse.Namespace) -> "Gate | None":
+def gate_of(options: argparse.Namespace, classes: "ClassTable") -> "Gate | None":
     from whispertag.listen.gate import Gate
 
-    given = {"threshold": options.gate_threshold, "voices": options.voices}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {} if options.gate_threshold is None else {"threshold": options.gate_threshold}
+    given |= _classes(options, ("voices",), classes)
     if options.gate:
         return Gate(options.gate, **given)
     if given:
@@ -98,6 +102,19 @@ def gate_of(options: argparse.Namespace) -> "Gate | None":
 def names(text: str) -> list[str]:
     """A list out of one argument: joined by ; if there is one in it, for names of classes have commas in them."""
     return [name.strip() for name in text.split(";" if ";" in text else ",") if name.strip()]
+
+
+def _classes(options: argparse.Namespace, which: tuple[str, ...], classes: "ClassTable") -> dict[str, list[str]]:
+    """Those of these options that were given. A name with commas in it is one, where it is the name of a class."""
+    known = {name.lower() for name in classes.names}
+    given = {name: text for name in which if (text := getattr(options, name)) is not None}
+    return {name: [text] if text.lower() in known else names(text) for name, text in given.items()}
+
+
+def show_any_text() -> None:
+    """Also on a terminal that has no ♪ or –."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _device(name: str | None) -> str:

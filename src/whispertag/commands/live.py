@@ -19,6 +19,7 @@ from whispertag.commands.arguments import (
     event_rules,
     gate_of,
     open_listener,
+    show_any_text,
     speech_options,
 )
 from whispertag.commands.recordings import STDIN
@@ -71,7 +72,9 @@ def _live(options: argparse.Namespace) -> int:
     from whispertag.listen.live.sources import until
     from whispertag.listen.live.stream import listen_live
 
-    gate, listener = gate_of(options), open_listener(options)
+    listener = open_listener(options)
+    gate = gate_of(options, listener.classes)
+    show_any_text()
     with _stopping() as stop, _blocks(options) as blocks:
         updates = listen_live(
             listener,

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,9 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except KeyboardInterrupt:
-        again = getattr(options, "again", "the same command goes on where it stopped")
-        print(f"\ninterrupted; {again}", file=sys.stderr)
+        again = f"; {options.again}" if "again" in options else ""
+        print(f"\ninterrupted{again}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        return 1
     except (ValueError, OSError, RuntimeError) as error:  # ShardError is a RuntimeError
         print(f"whispertag: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """Which recordings are asked for, and what the files are called that come of them."""
 
 import glob
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,13 +33,16 @@ def recordings(given: Sequence[str], out: Path | None, formats: Sequence[str], s
     found: dict[str, Recording] = {}
     for argument in given:
         for source, name in _expand(argument):
-            found.setdefault(source, Recording(source, (out or Path()) / name))
+            same = source if source == STDIN else os.path.abspath(source)
+            found.setdefault(same, Recording(source, (out or Path()) / name))
     if not out:
         return list(found.values())
     targets: dict[Path, str] = {}
     for recording in found.values():
         if (other := targets.setdefault(recording.target, recording.source)) != recording.source:
-            raise ValueError(f"{other} and {recording.source} would both be {recording.target}.*: hear them one by one")
+            raise ValueError(
+                f"{other} and {recording.source} would both be {recording.target}.*: give each an --out of its own"
+            )
     if not skip:
         return list(found.values())
     return [
@@ -56,11 +60,15 @@ def _expand(given: str) -> Iterator[tuple[str, Path]]:
     if given == STDIN:
         yield given, Path("stdin")
     elif path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower().lstrip(".") in AUDIO_EXTENSIONS)
+        audio = (p for p in path.rglob("*") if p.suffix.lower().lstrip(".") in AUDIO_EXTENSIONS)
+        inside = sorted(p for p in audio if p.is_file())
         if not inside:
             raise ValueError(f"{given}: no recordings in this folder ({', '.join(AUDIO_EXTENSIONS)})")
         yield from ((str(p), p.relative_to(path).with_suffix("")) for p in inside)
     elif not path.exists() and (matches := sorted(glob.glob(given, recursive=True))):
-        yield from ((match, Path(Path(match).stem)) for match in matches if Path(match).is_file())
+        folders = "**" not in given  # whose files are matches themselves
+        for match in matches:  # as if the shell had found them
+            if folders or not Path(match).is_dir():
+                yield from _expand(match)
     else:
         yield given, Path(path.stem)  # what is not there is told when its turn comes

@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
         made.add_argument("--keep", action="store_true", help="keep recordings as they are: no 16 kHz mono FLAC")
         made.add_argument("--max-bad", type=int, metavar="N", help="stop after more than N unusable clips of a split")
         _workers(made)
-        made.set_defaults(run=_shards, kind=name)
+        made.set_defaults(run=_shards, kind=name, again="the same command goes on where it stopped")
         return made
 
     csv = kind("csv", "Google's csv files and a folder of recordings")

@@ -1,7 +1,6 @@
 """The commands `transcribe` and `tag`: recordings in, words and sounds out."""
 
 import argparse
-import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,15 +15,18 @@ from whispertag.commands.arguments import (
     gate_of,
     names,
     open_listener,
+    show_any_text,
     speech_options,
 )
 from whispertag.commands.recordings import recordings
 
 if TYPE_CHECKING:
     from whispertag.listen.hearing import Hearing
+    from whispertag.listen.listener import Listener
     from whispertag.listen.sounds import Progress
 
-AGAIN = "--skip leaves out what is done"
+AGAIN = "with --out and --skip the same command leaves out what is done"
+BESIDE_OTHERS = ("txt", "csv", "json")  # formats that say on standard output which recording is which
 
 
 def add_commands(commands: Any) -> None:
@@ -50,14 +52,17 @@ def _common(parser: argparse.ArgumentParser, format: str) -> None:
         help=f"srt,vtt,txt,tsv,json,csv,rows.csv,html ({format})",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where files go; without it, to standard output")
-    parser.add_argument("--skip", action="store_true", help="leave out recordings whose files are there already")
+    parser.add_argument("--skip", action="store_true", help="leave out recordings whose files are in --out already")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     add_events(parser)
 
 
 def _transcribe(options: argparse.Namespace) -> int:
-    gate, speech = gate_of(options), speech_options(options)
-    return _run(options, lambda listener, files, **how: listener.transcribe_each(files, gate=gate, **how, **speech))
+    def hear(listener: "Listener", files: list[Any], **how: Any) -> "Iterator[tuple[int, Hearing]]":
+        gate = gate_of(options, listener.classes)
+        return listener.transcribe_each(files, gate=gate, **how, **speech_options(options))
+
+    return _run(options, hear)
 
 
 def _tag(options: argparse.Namespace) -> int:
@@ -67,22 +72,33 @@ def _tag(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace, hear: Callable[..., "Iterator[tuple[int, Hearing]]"]) -> int:
     from whispertag.listen.captions.formats import FORMATS, captions, write_captions
 
+    if not options.format:
+        raise ValueError(f"--format: known are {', '.join(FORMATS)}")
     if unknown := [format for format in options.format if format not in FORMATS]:
         raise ValueError(f"--format {unknown[0]}: known are {', '.join(FORMATS)}")
     if not options.out and len(options.format) > 1:
         raise ValueError("several formats are several files: say with --out into which folder")
+    if options.skip and not options.out:
+        raise ValueError("--skip looks for files in the folder of --out: give that too")
     asked = recordings(options.files, options.out, options.format, options.skip)
+    if not options.out and len(asked) > 1 and options.format[0] not in BESIDE_OTHERS:
+        raise ValueError(
+            f"{options.format[0]} of several recordings is several files: say with --out into which folder"
+        )
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)  # what is no folder is told before an hour of listening
     listener = open_listener(options)
     failures: list[str] = []
     begun = False
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # ♪ in a terminal that has none
+    show_any_text()
 
     def bad(name: str, error: Exception) -> None:
         failures.append(name)
+        finished(name)
         print(f"whispertag: {' '.join(str(error).split())}", file=sys.stderr)
 
-    with _progress(options.quiet, len(asked)) as (progress, finished):
+    quiet = options.quiet or (not options.out and sys.stdout.isatty())  # bars and text on one screen
+    with _progress(quiet, len(asked)) as (progress, finished):
         how = {"resolution": options.resolution, "rules": event_rules(options, listener), "together": options.together}
         files = [recording.opened() for recording in asked]
         for i, hearing in hear(listener, files, **how, bad=bad, progress=progress):
@@ -91,10 +107,14 @@ def _run(options: argparse.Namespace, hear: Callable[..., "Iterator[tuple[int, H
                     target = asked[i].target
                     target.parent.mkdir(parents=True, exist_ok=True)
                     write_captions(hearing, format, target.with_name(f"{target.name}.{format}"))
-                else:
-                    text = captions(hearing, format)
-                    sys.stdout.write(text.partition("\n")[2] if begun and format.endswith("csv") else text)
-                    begun = True  # of tables: one head for all
+                    continue
+                text = captions(hearing, format)
+                if format == "csv" and begun:  # one head for all
+                    text = text.partition("\n")[2]
+                if format == "txt" and len(asked) > 1:
+                    text = f"{hearing.name}:\n{text}\n"
+                sys.stdout.write(text)
+                begun = True
             finished(hearing.name)
     if failures:
         print(f"whispertag: {len(failures)} of {len(asked)} recordings could not be heard", file=sys.stderr)
@@ -112,7 +132,8 @@ def _progress(quiet: bool, n_files: int) -> "Iterator[tuple[Progress | None, Cal
         yield None, lambda name: None
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as bars:
+    # Not redirected: what is written to standard output meanwhile would come out on standard error.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bars:
         whole = bars.add_task("recordings", total=n_files)
         tasks: dict[str, Any] = {}
 

@@ -95,7 +95,7 @@ class Listener:
         progress    called with name, seconds heard, seconds there are (None: not known)
         """
         rules = self._rules(rules)
-        for one in tag_clips(files, lambda: self._rows(resolution), together, bad, progress):
+        for one in tag_clips(files, lambda: Rows(self.tagger, resolution), together, bad, progress):
             yield one.place, self._hearing(one.name, one.seconds, one.rows, one.n_frames, rules)
 
     def transcribe_each(
@@ -118,13 +118,16 @@ class Listener:
         The others are those of `tag_each`. Without a gate, text, tokens and segments are those of `whisper.transcribe`.
         """
         options, rules = SpeechOptions.of(**speech), self._rules(rules)
-        self._rows(resolution)  # raises before anything is heard
+        Rows(self.tagger, resolution)  # raises before anything is heard, as do the next two
+        if gate:
+            gate.columns(self.classes)
         model = self.whole_whisper()
+        options.check(model)
         fp16 = self.tagger.device.type == "cuda"
         underway: dict[Passage, tuple[int, str, Rows]] = {}
 
         def begin(i: int, source: Source) -> Passage:
-            name, rows = name_of(source), self._rows(resolution)
+            name, rows = name_of(source), Rows(self.tagger, resolution)
             tape = MelTape(wave_blocks(source), model.dims.n_mels)
 
             def heard(window: HeardWindow) -> None:
@@ -151,9 +154,6 @@ class Listener:
             hearing.language, hearing.text, hearing.segments = passage.language, passage.text, passage.segments
             tape.close()
             yield i, hearing
-
-    def _rows(self, resolution: float | None) -> Rows:
-        return Rows(self.tagger, resolution or self.tagger.description.clip_seconds)
 
     def _rules(self, rules: EventRules | None) -> EventRules:
         rules = rules or EventRules.for_task(self.tagger.description.task)

@@ -1,20 +1,25 @@
 """Recordings of any length and format, a block at a time: memory does not grow with the hours."""
 
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from whispertag.audio import SAMPLE_RATE, AudioError
+from whispertag.audio import SAMPLE_RATE, AudioError, av_frames, av_open
 
+log = logging.getLogger(__name__)
 Source = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | torch.Tensor
 
 BLOCK_SECONDS = 30
+OGG_HEADS = 4096  # bytes
 SPOOL_BYTES = 2**26  # what a recording's log-mel may hold in memory (35 minutes) before it goes to disk
 
 
@@ -76,23 +81,22 @@ def _array_blocks(wave_S: np.ndarray | torch.Tensor) -> Iterator[np.ndarray]:
 
 
 def resampled(blocks: Iterator[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]:
-    """(samples × channels, rate) → mono at 16 kHz; what the rate of the first block is holds for all."""
+    """(samples × channels, rate) → mono at 16 kHz; where recordings are joined, the rate may change."""
     import soxr
 
-    stream: Any = None
-    for wave_SK, rate in blocks:
+    for rate, part in groupby(blocks, key=lambda block: block[1]):
         if not 1_000 <= rate <= 1_000_000:
             raise AudioError(f"a sample rate of {rate} Hz")
-        wave_S = wave_SK.mean(axis=1)
+        waves = (wave_SK.mean(axis=1) for wave_SK, _ in part)
         if rate == SAMPLE_RATE:
-            yield wave_S
+            yield from waves
             continue
-        # Before resampling, which would smear one NaN over its neighbours.
-        if not np.isfinite(wave_S).all():
-            raise AudioError("samples that are NaN or infinite")
-        stream = stream or soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
-        yield stream.resample_chunk(wave_S)
-    if stream:
+        stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+        for wave_S in waves:
+            # Before resampling, which would smear one NaN over its neighbours.
+            if not np.isfinite(wave_S).all():
+                raise AudioError("samples that are NaN or infinite")
+            yield stream.resample_chunk(wave_S)
         yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
@@ -121,6 +125,11 @@ def _file_blocks(source: Any) -> Iterator[tuple[np.ndarray, int]]:
     if not source.tell():
         raise AudioError("the file is empty")
     source.seek(0)
+    if _is_joined_ogg(source):
+        source.seek(0)
+        yield from _av_blocks(source, "several Ogg streams, one behind the other")
+        return
+    source.seek(0)
     try:
         file = soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
@@ -133,25 +142,50 @@ def _file_blocks(source: Any) -> Iterator[tuple[np.ndarray, int]]:
                 yield wave_SK, file.samplerate
         except soundfile.LibsndfileError as error:
             raise AudioError(f"cannot be decoded to its end ({error.error_string})") from error
+        joined = file.format == "MP3" and _goes_on_as_mp3(source)
+    if joined:  # behind the number of frames that its header tells
+        with tempfile.TemporaryFile() as rest:
+            shutil.copyfileobj(source, rest)
+            yield from _file_blocks(rest)
 
 
 def _av_blocks(source: BinaryIO, by_soundfile: str) -> Iterator[tuple[np.ndarray, int]]:
     import av
 
     try:
-        with av.open(source, "r") as container:
-            yield from decoded(container)
+        with av_open(source) as container:
+            frames = av_frames(container, partial(tell_damage, name_of(source)))
+            yield from ((wave_SK, rate) for _, wave_SK, rate in frames)
     except av.FFmpegError as error:
         raise AudioError(f"cannot be decoded ({by_soundfile}; {error})") from error
 
 
-def decoded(container: Any) -> Iterator[tuple[np.ndarray, int]]:
-    """An open av.InputContainer → samples × channels and their rate, a frame at a time."""
-    import av
+def tell_damage(name: str, error: Exception) -> None:
+    log.warning("%s: damaged in places, which are left out (%s)", name, error)
 
-    if not container.streams.audio:
-        raise AudioError("no audio stream")
-    planar = av.AudioResampler(format="fltp")
-    for frame in container.decode(audio=0):
-        for part in planar.resample(frame):
-            yield part.to_ndarray().T, part.sample_rate
+
+def _goes_on_as_mp3(source: BinaryIO) -> bool:
+    """Whether another MP3 follows where a file is read to; if so it stands at its beginning then."""
+    head = source.read(128)
+    if head[:3] != b"TAG":  # the old kind of title, at the end of the one before it
+        source.seek(-len(head), os.SEEK_CUR)
+    else:
+        head = source.read(3)
+        source.seek(-len(head), os.SEEK_CUR)
+    return head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] >= 0xE0)
+
+
+def _is_joined_ogg(source: BinaryIO) -> bool:
+    """Whether a second stream begins behind the first, as in what a radio station's streams are cut into.
+
+    libsndfile would stop there and say nothing.
+    """
+    if source.read(4) != b"OggS":
+        return False
+    rest = b""
+    while data := source.read(2**20):
+        # The first pages of streams that sound together all stand at the beginning, and are short.
+        if (at := (rest + data).find(b"OggS\0\2")) >= 0 and source.tell() - len(rest + data) + at > OGG_HEADS:
+            return True
+        rest = data[-5:]
+    return False

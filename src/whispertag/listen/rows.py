@@ -1,5 +1,7 @@
 """Rows of probabilities: what the head makes of every stretch of `resolution` seconds of one recording."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,10 +17,15 @@ def step_seconds(tagger: SoundTagger) -> float:
     return tagger.backbone.pool / POSITIONS_PER_SECOND
 
 
+def clip_seconds(tagger: SoundTagger) -> float:
+    """What the head was trained on, in whole steps: of 5 s in steps of 0.4 s it has heard 4.8."""
+    return tagger.backbone.n_steps(tagger.description.clip_seconds) * step_seconds(tagger)
+
+
 def whole_steps(what: str, seconds: float, tagger: SoundTagger) -> int:
     """Seconds → steps of the head. Raises ValueError, naming `what`, if they are not one step or several."""
     step = step_seconds(tagger)
-    n_steps = round(seconds / step)
+    n_steps = round(seconds / step) if math.isfinite(seconds) else 0
     if n_steps < 1 or abs(n_steps * step - seconds) > 1e-6:
         raise ValueError(f"{what}={seconds:g}: give a multiple of {step:g} s, the step of this head")
     return n_steps
@@ -27,11 +34,12 @@ def whole_steps(what: str, seconds: float, tagger: SoundTagger) -> int:
 class Rows:
     """Row n covers [n, n + 1) × resolution; it is tagged as soon as nothing more can be heard of it.
 
-    resolution  seconds, a multiple of the head's step. Raises ValueError for others.
+    resolution  seconds, a multiple of the head's step; None: what it was trained on. Raises ValueError for others.
     """
 
-    def __init__(self, tagger: SoundTagger, resolution: float):
-        self.tagger, self.resolution = tagger, resolution
+    def __init__(self, tagger: SoundTagger, resolution: float | None = None):
+        self.tagger = tagger
+        self.resolution = resolution = clip_seconds(tagger) if resolution is None else resolution
         self._timeline = Timeline(tagger.backbone.pool)
         self._n_steps = whole_steps("resolution", resolution, tagger)
         self._rows: list[np.ndarray] = []
@@ -39,7 +47,7 @@ class Rows:
         if tagger.head.counts_steps and self._n_steps != self._clip:
             raise ValueError(
                 f"resolution={resolution:g}: this head has a weight for each step of its clips, "
-                f"so it takes {self._clip * step_seconds(tagger):g} s and nothing else"
+                f"so it takes {clip_seconds(tagger):g} s and nothing else"
             )
 
     def add(self, span: Span, means_LTD: Tensor) -> None:

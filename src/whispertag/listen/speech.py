@@ -1,5 +1,6 @@
 """How speech is to be transcribed: the options of openai-whisper's `transcribe`, with its names and defaults."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -42,7 +43,11 @@ class SpeechOptions:
             raise ValueError(f"{min(unknown)!r} is no option of a transcription; there are: {known}")
         if (task := options.get("task")) not in (None, "transcribe", "translate"):
             raise ValueError(f"task={task!r}: give transcribe or translate")
-        _check_language(options.get("language"))
+        if options.get("language"):
+            options["language"] = _language_code(options["language"])
+        for name in ("beam_size", "best_of"):
+            if (n := options.get(name)) is not None and n < 1:
+                raise ValueError(f"{name}={n}: give 1 or more")
         made = cls(
             **{k: v for k, v in options.items() if k in own},
             decoding={k: v for k, v in options.items() if k in others},
@@ -51,9 +56,16 @@ class SpeechOptions:
             raise ValueError("temperature: give at least one")
         if made.hallucination_silence_threshold is not None and not made.word_timestamps:
             raise ValueError("hallucination_silence_threshold needs word_timestamps")
-        if odd := [t for t in made.clip_points if t < 0]:
-            raise ValueError(f"clip_timestamps: {odd[0]:g} s is before the beginning")
+        if odd := [t for t in made.clip_points if not 0 <= t < math.inf]:
+            raise ValueError(f"clip_timestamps: {odd[0]:g} s is no time in a recording")
         return made
+
+    def check(self, model: Any) -> None:
+        """Raises ValueError for what this Whisper cannot do."""
+        language = self.decoding.get("language") or "en"
+        if not model.is_multilingual and (language != "en" or self.task == "translate"):
+            what = "translate" if self.task == "translate" else f"hear language={language}"
+            raise ValueError(f"this Whisper knows English alone and cannot {what}")
 
     @property
     def temperatures(self) -> tuple[float, ...]:
@@ -97,8 +109,11 @@ class SpeechOptions:
         return repetitive or improbable
 
 
-def _check_language(language: str | None) -> None:
+def _language_code(language: str) -> str:
+    """Of a code or a name."""
     from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 
-    if language and language.lower() not in LANGUAGES.keys() | TO_LANGUAGE_CODE.keys():
+    code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+    if code not in LANGUAGES:
         raise ValueError(f"language={language!r}: Whisper does not know it; give a code such as en, or a name")
+    return code

@@ -63,7 +63,7 @@ function drawLanes(play) {
     make("span", { class: "name", title: lane.label }, lane.label), make("div", { class: "track" })));
   for (const item of items) {
     const share = item.kind === "sound" ? `;--share:${(15 + 85 * item.probability).toFixed(0)}%` : "";
-    const bar = make("button", { class: item.voice === undefined ? "item" : "item doubted", tabindex: "-1", style: `left:${percent(item.start)};width:${percent(item.end - item.start)}${share}`,
+    const bar = make("button", { class: item.voice === undefined ? "item" : "item doubted", tabindex: "-1", style: `left:${percent(item.start)};width:${percent(Math.min(item.end, data.seconds) - item.start)}${share}`,
       "aria-label": [what(item), when(item), doubt(item)].filter(Boolean).join(", "), onclick: (event) => { event.stopPropagation(); play(item.start); },
       onpointerenter: () => tip(item, bar.getBoundingClientRect()), onpointerleave: () => tip(null),
       onfocus: () => tip(item, bar.getBoundingClientRect()), onblur: () => tip(null) }, item.kind === "speech" ? make("span", {}, item.text) : null);

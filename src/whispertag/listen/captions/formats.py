@@ -23,10 +23,11 @@ from functools import partial
 from html import escape
 from os import PathLike
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
+from whispertag.files import write_atomically
 from whispertag.listen.captions.cues import Cue, CueRules, caption_cues, one_block, sound_cues
 from whispertag.listen.hearing import Hearing
 from whispertag.listen.page.html import page_of
@@ -34,20 +35,12 @@ from whispertag.listen.page.html import page_of
 __all__ = ["FORMATS", "Cue", "CueRules", "caption_cues", "captions", "sounds_csv", "write_captions"]
 
 
-def write_captions(
-    hearing: Hearing, format: str, file: str | PathLike[str] | TextIO, rules: CueRules | None = None
-) -> None:
-    """Write what was heard in one of FORMATS, to an open text file, or to a path, where it is then whole or not there.
+def write_captions(hearing: Hearing, format: str, path: str | PathLike[str], rules: CueRules | None = None) -> None:
+    """Write what was heard in one of FORMATS to a file, which is then whole or not there.
 
-    Raises ValueError for an unknown format, ShardError (a RuntimeError) if the file cannot be written.
+    Raises ValueError for an unknown format, OSError if the file cannot be written.
     """
-    text = captions(hearing, format, rules)
-    if isinstance(file, str | PathLike):
-        from whispertag.files import write_atomically
-
-        write_atomically(Path(file), text.encode("utf-8", errors="backslashreplace"))
-    else:
-        file.write(text)
+    write_atomically(Path(path), captions(hearing, format, rules).encode("utf-8", errors="backslashreplace"))
 
 
 def captions(hearing: Hearing, format: str, rules: CueRules | None = None) -> str:

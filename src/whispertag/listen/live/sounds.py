@@ -31,11 +31,11 @@ class Ears:
         def almost(seconds: float) -> int:
             return max(1, int(seconds / step + 1e-6))
 
-        n_steps = whole_steps("every", every, tagger) if every else almost(1)
+        n_steps = almost(1) if every is None else whole_steps("every", every, tagger)
         clip = self._backbone.n_steps(tagger.description.clip_seconds)
         self.every = n_steps * step
         usual = clip if tagger.head.counts_steps else max(n_steps, min(clip, almost(3)))
-        self.resolution = resolution or usual * step
+        self.resolution = usual * step if resolution is None else resolution
         if not self.every <= self.resolution + 1e-6 <= clip * step + 2e-6:
             raise ValueError(
                 f"resolution={self.resolution:g}: give {self.every:g} s (every) to {clip * step:g} s, "

@@ -8,15 +8,16 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from whispertag.audio import SAMPLE_RATE, AudioError
+from whispertag.audio import SAMPLE_RATE, AudioError, av_frames, av_open
 from whispertag.data.ahead import END, fill
-from whispertag.listen.recording import checked, decoded, name_of, resampled
+from whispertag.listen.recording import checked, name_of, resampled, tell_damage
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,15 @@ def _recorded(file: BinaryIO, grows: bool) -> Wave:
             return _read(file, n)
 
     # Formats are told by their first bytes: to hear more of it before decoding begins would be to wait for it.
+    heard = False
     options = {"probesize": "4096", "analyzeduration": "0"} | ({"ignore_length": "1"} if grows else {})
     try:
-        with av.open(Forward(), "r", options=options, buffer_size=4096) as container:
-            yield from decoded(container)
+        with av_open(Forward(), options=options, buffer_size=4096) as container:
+            for _, wave_SK, rate in av_frames(container, partial(tell_damage, name_of(file))):
+                heard = True
+                yield wave_SK, rate
     except av.FFmpegError as error:
-        raise AudioError(f"cannot be decoded ({error}); raw samples need --raw") from error
+        raise AudioError(f"cannot be decoded ({error})" + ("" if heard else "; raw samples need --raw")) from error
 
 
 def _read(file: BinaryIO, n: int) -> bytes:

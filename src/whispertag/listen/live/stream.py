@@ -69,10 +69,10 @@ def listen_live(
 ) -> Iterator[Update]:
     """Blocks of 16 kHz mono float32 of any size, as they come → an update every `every` seconds, and at the end.
 
-    blocks      an empty one says that nothing more has come yet (see live_sources.py)
+    blocks      an empty one says that nothing more has come yet (see live/sources.py)
     every       seconds, a multiple of the head's step; None: a second, or almost
-    resolution  of how many of the newest seconds sounds are told; None: three, or almost (see live_sounds.Ears)
-    rules       what makes an event; nothing told is taken back (see live_sounds.Events)
+    resolution  of how many of the newest seconds sounds are told; None: three, or almost (live/sounds.py: Ears)
+    rules       what makes an event; nothing told is taken back (see Events there)
     words       False: sounds alone, the decoder never runs
     wait        seconds that text waits for more: of 30 Whisper makes most; with less, a window ends at the next pause
     gate        what to do with text where the head hears no voice

@@ -75,11 +75,15 @@ class Scribe:
     ):
         if options.clip_points not in ([], [0.0]):
             raise ValueError("clip_timestamps are for recordings: of a stream everything is heard")
-        rows = Rows(tagger, tagger.description.clip_seconds)
+        options.check(model)
+        judging: dict[str, Any] = {}
+        if gate:
+            rows = Rows(tagger)
 
-        def heard(window: HeardWindow) -> None:
-            rows.add(window.span, window.means_LTD)
+            def heard(window: HeardWindow) -> None:
+                rows.add(window.span, window.means_LTD)
 
+            judging = {"heard": heard, "passed": rows.forget, "voiced": gate.bind(rows, tagger.classes)}
         self._tape = LiveTape(model.dims.n_mels, wait)
         self._segments: SimpleQueue[Segment | None] = SimpleQueue()
         self._error: Exception | None = None
@@ -87,9 +91,7 @@ class Scribe:
             model,
             self._tape,
             options,
-            heard if gate else lambda window: None,
-            rows.forget,
-            gate.bind(rows, tagger.classes) if gate else lambda segment: True,
+            **judging,
             fp16=tagger.device.type == "cuda",
             said=self._segments.put,
         )

@@ -95,7 +95,7 @@ def trouble(message: str) -> str:
 
 def possible_resolutions(listener: "Listener") -> list[float]:
     """Those of RESOLUTIONS that the head can give, and that of its training."""
-    from whispertag.listen.rows import Rows
+    from whispertag.listen.rows import Rows, clip_seconds
 
     def possible(resolution: float) -> bool:
         try:
@@ -104,7 +104,7 @@ def possible_resolutions(listener: "Listener") -> list[float]:
             return False
         return True
 
-    return sorted(filter(possible, {*RESOLUTIONS, listener.tagger.description.clip_seconds}))
+    return sorted(filter(possible, {*RESOLUTIONS, clip_seconds(listener.tagger)}))
 
 
 def _usual(resolutions: Sequence[float]) -> float:
