@@ -36,8 +36,8 @@ def run(config: DictConfig, result) -> None:
         with entry.in_turn:
             clips = build.data(config, Path(result.folder))
             backbone = build.backbone(config, clips)  # before shards are made: weights may not be there
-            clips.features = build.features(config, backbone, clips)
             clips.prepare_data()
+            clips.features = build.features(config, backbone, clips)
             clips.setup()
             trainer = build.trainer(config, result)
             tagger = build.tagger(config, backbone, clips, trainer)
@@ -53,7 +53,8 @@ def run(config: DictConfig, result) -> None:
         # 3. The artefact people share, and, if asked, what a log-mel probe makes of the same clips.
         if trainer.is_global_zero:
             build.save(config, result, tagger, clips)
-            result.baseline = build.baseline(config, clips)
+            with entry.in_turn:
+                result.baseline = build.baseline(config, clips)
 
 
 if __name__ == "__main__":

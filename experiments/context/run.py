@@ -21,7 +21,8 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    runs = HERE.parent / (sys.argv[1] if len(sys.argv) > 1 else HERE.name) / "runs"
+    study = HERE.parent / (sys.argv[1] if len(sys.argv) > 1 else HERE.name)
+    runs, csv = study / "runs", study / "heard.csv"
     results = [r for path in sorted(runs.glob("*/result.json")) if (r := Result.read(path.parent))]
     done = [r for r in results if r.status == "done"]
     if not done:
@@ -31,9 +32,9 @@ def main() -> None:
             (Path(r.folder), r.config, instantiate(r.config["data"] | {"source": "audio"}, _convert_="all"))
             for r in done
         ),
-        HERE / "results.csv",
+        csv,
     )
-    show(Rows(HERE / "results.csv", COLUMNS).rows)
+    show(Rows(csv, COLUMNS).rows)
 
 
 def show(rows: list[dict[str, str]]) -> None:

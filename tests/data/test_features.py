@@ -34,7 +34,7 @@ def stored(tmp_path):
 
     def store(definition=DEFINITION, **options) -> tuple:
         data = stream(folder, source="features", **options)
-        data.features = FeatureStore.of(tmp_path / "kept", "nano", definition, n_layers=3)
+        data.features = FeatureStore.of(tmp_path / "kept", "nano", definition, 3, data.all_shards)
         return data, data.features
 
     data, features = store()
@@ -102,6 +102,33 @@ def test_some_layers_are_picked_out_of_all(stored):
     assert features.picked == (2, 0)
     got = torch.cat([batch["states_BLTD"] for batch in data.val_dataloader()])
     assert torch.equal(got, states[:, [2, 0]])
+
+
+def test_an_extraction_of_fewer_layers_that_was_stopped_does_not_hide_those_of_all(stored):
+    store, _ = stored
+    _, last = store(replace(DEFINITION, layers=(2,)))
+    exact = FeatureStore(last.root, last.name, replace(DEFINITION, layers=(2,)))
+    exact.begin()
+    data, features = store(replace(DEFINITION, layers=(2,)))
+    assert features.picked == (2,)
+    for shard in data.all_shards:
+        ShardFeatures(exact, shard).finish({})
+    assert store(replace(DEFINITION, layers=(2,)))[1].picked is None, "now they are all there"
+
+
+def test_a_full_disk_is_a_plain_error_and_leaves_no_half_file(stored, monkeypatch):
+    from safetensors import SafetensorError
+
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    data, features = stored[0]()
+    writer = ShardFeatures(features, data.train_shards[0])
+    writer.add(states_of(1), ["k"], [["a"]])
+    with pytest.raises(ShardError, match=r"cannot write .*\.safetensors: .*No space left"):
+        writer.finish({})
+    assert not list(features.folder.glob("*.part"))
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,7 @@ def test_clips_longer_than_what_is_heard_are_said_aloud(folder, caplog):
 
 def test_the_number_of_clips_comes_from_the_manifest_or_is_asked_for(folder):
     assert (stream(folder).train_clips, stream(folder).train_batches()) == (23, 6)
+    assert stream(folder, n_train=99).train_batches() == 6, "a preset's number is of a copy that lacks nothing"
     for workers in (0, 1, 2, 3, 7):  # every worker ends on a smaller batch
         data = stream(folder, workers=workers)
         assert data.train_batches() == len(list(data.val_dataloader())), workers
@@ -205,6 +206,16 @@ def test_the_number_of_clips_comes_from_the_manifest_or_is_asked_for(folder):
     with pytest.raises(ShardError, match=r"give data\.n_train"):
         stream(folder).train_batches()
     assert stream(folder, n_train=23).train_batches() == 6
+
+
+def test_read_by_one_process_every_clip_comes_once_whatever_the_training_asks_for(folder):
+    data = as_rank(stream(folder, balance=True, epochs_per_pass=5), 1, 2, epoch=3)
+    data.read = lambda stage, epoch: pytest.fail("read with others")
+    alone = data.each_once()
+    for loader in (alone.train_dataloader(), alone.val_dataloader()):
+        assert sorted(keys(loader)) == [f"clip{i:03d}" for i in range(23)]
+    features = stream(folder, source="features")
+    assert "wave_BS" in next(iter(features.each_once().train_dataloader()))
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_a_line_that_breaks_for_one_reader_shifts_no_clips_of_the_others(server,
         server.victim, server.stop_at = "test-000000.tar", 12_000 if rank == 0 else None
         seen += keys(data)
     assert sorted(seen) == ALL[:6], "what rank 0 could not read is heard by the others"
-    assert "given up" in data.bad.read()[f"{server.url}/test-000000.tar"]
+    assert "given up" in data.bad.read_all()[f"{server.url}/test-000000.tar"], "of all ranks"
 
 
 def test_a_server_that_goes_silent_is_left(server, monkeypatch):

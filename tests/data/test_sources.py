@@ -124,6 +124,11 @@ def test_csv_rows_that_make_no_sense_are_named(tmp_path, esc_folder):
         own(*csv_of(tmp_path, "a.wav,saw,train\na.wav,drill,train\nb.wav,saw,val\n"))
     with pytest.raises(ValueError, match=r"labels\.csv: no clip has a label"):
         own(*csv_of(tmp_path, "a.wav\nb.wav,,val\n"))
+    with pytest.raises(ValueError, match=r"labels\.csv: the row of 'a\.wav' has more cells than .* quote"):
+        own(*csv_of(tmp_path, "a.wav,saw,train,drill\nb.wav,saw,val\n"))
+    (tmp_path / "labels.csv").write_bytes("filename,labels\nä.wav,saw\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"labels\.csv: no csv in UTF-8"):
+        own(tmp_path / "clips", tmp_path / "labels.csv", tmp_path / "kept")
     table = esc_folder / "meta" / "birds.csv"
     table.write_text(table.read_text().replace(",7,robin", ",x,robin"))
     with pytest.raises(ValueError, match=r"birds\.csv: 1-b\.flac: target 'x' is not a number"):

@@ -1,5 +1,6 @@
 """extract.py as a user runs it, and the training from what it leaves."""
 
+import json
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.conftest import read_result, write_shards_of
@@ -88,13 +90,40 @@ def test_sigterm_ends_it_at_the_next_batch(tmp_path, whisper_file, monkeypatch):
 
 
 def test_a_shard_whose_line_broke_is_not_taken_for_whole(tmp_path, whisper_file):
+    """The line breaks the first time; nothing of that shard is kept, and the same command tries it again."""
     members = {f"k{i}.{e}": content for i in range(7) for e, content in (("wav", GOOD), ("json", LABELS))}
     tar = tar_of(tmp_path / "a.tar", members)
-    for command, clips in ((f"pipe:head -c 200000 {tar}; false", None), (f"pipe:cat {tar}", 7)):
+    command = f"pipe:if [ -e {tmp_path}/up ]; then cat {tar}; else head -c 200000 {tar}; touch {tmp_path}/up; false; fi"
+    for clips in (None, 7):
         made, store = extraction(command, WhisperBackbone(str(whisper_file)), tmp_path / "kept", retries=0)
         assert made.heard > 0
         assert (store.done(made.clips.train_shards[0]) or {}).get("clips") == clips
         assert list(made.broken_off) == ([command] if clips is None else [])
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_a_line_that_breaks_costs_its_own_shard_alone(tmp_path, whisper_file, workers):
+    """The others are whole, each with its own clips in their order, however many read."""
+    places = []
+    for name, n in (("a", 10), ("b", 8), ("c", 3), ("d", 5)):
+        members = {f"{name}{i}.{e}": content for i in range(n) for e, content in (("wav", GOOD), ("json", LABELS))}
+        tar = tar_of(tmp_path / f"{name}.tar", members)
+        places.append(f"pipe:head -c 200000 {tar}; false" if name == "a" else str(tar))
+    data = stream(None, workers=workers, batch_size=2, retries=0)
+    data.train = data.val = places
+    backbone = WhisperBackbone(str(whisper_file))
+    definition = Definition(backbone.fingerprint, backbone.context, backbone.pool, backbone.layers, 1.0, "float32")
+    store = data.features = FeatureStore(tmp_path / "kept", backbone.name, definition)
+    store.begin()
+    made = Extraction(backbone, data, store)
+    Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False).predict(
+        made, data, return_predictions=False
+    )
+    assert list(made.broken_off) == places[:1] and store.done(data.all_shards[0]) is None
+    for shard, name, n in zip(data.all_shards[1:], "bcd", (8, 3, 5), strict=True):
+        (part,) = store.done(shard)["parts"]
+        with safe_open(store.folder / part["file"], framework="pt") as file:
+            assert [key for key, _ in json.loads(file.metadata()["clips"])] == [f"{name}{i}" for i in range(n)]
 
 
 def test_features_train_as_well_as_audio_and_layers_are_picked_from_all(tmp_path):

@@ -69,6 +69,20 @@ def test_runs_on_weights_that_changed_under_the_same_name_are_told_apart(tmp_pat
     assert {r.name for r in read_study(tmp_path, where={"checkpoint": "aaaaaaaa"}).runs} == {"3"}
 
 
+def test_seeds_that_came_after_the_weights_changed_are_no_part_of_the_mean(tmp_path):
+    """Though the checkpoint goes with the seed there."""
+    for head, seed in itertools.product(("tl", "wa"), (0, 1, 2)):
+        fake.result(
+            tmp_path / "runs" / f"{head}{seed}",
+            overrides=[f"head={head}", f"seed={seed}"],
+            config={"head": {"time": head}, "seed": seed, "model": {"name": "nano"}},
+            backbone={"fingerprint": ("b" if seed == 2 else "a") * 64},
+        )
+    study = read_study(tmp_path)
+    assert set(study.differs) == {"head", "checkpoint", "seed"}
+    assert sorted(g.n_done for g in group(study, ["seed"])) == [1, 1, 2, 2]
+
+
 def test_another_checkpoint_for_another_model_is_no_difference_of_its_own(tmp_path):
     for name in ("nano", "tiny"):
         fake.result(

@@ -106,6 +106,11 @@ def test_class_by_class(whisper_file, sounds, digits):  # noqa: F811
     assert len(rows("out/regression.csv")) == 1
 
 
+def test_levels_to_compare_that_are_not_decoded_are_told_before_anything_is(whisper_file, sounds, digits):  # noqa: F811
+    with pytest.raises(ValueError, match="10 is not among snrs"):
+        study("out", whisper_file, sounds, digits, recognisability=True, quiet=10)
+
+
 def test_a_fold_that_is_not_there(whisper_file, sounds, digits):  # noqa: F811
     with pytest.raises(ValueError, match="fold=9"):
         study("out", whisper_file, sounds, digits, fold=9)

@@ -126,6 +126,31 @@ def test_a_full_memo_keeps_the_first_and_hears_the_others_again(clips):
     assert list(memo._states) == batch["key"][:2] and memo._room == 0
 
 
+def test_a_clip_that_a_batch_holds_twice_is_heard_and_kept_once(clips):
+    tagger = make()
+    (batch, *_) = clips.val_dataloader()
+    size = tagger.states(batch)[0].numel() * 4
+    twice = [0, 1, 0, 0]
+    memo = StateMemo(tagger.backbone, 1)
+    memo._room = 2 * size
+    states = memo.hear(batch["wave_BS"][twice], [batch["key"][i] for i in twice])
+    assert torch.equal(states, tagger.backbone.hear(batch["wave_BS"])[twice])
+    assert list(memo._states) == batch["key"][:2] and memo._room == 0
+
+
+def test_gradients_of_several_batches_at_once_run_through_the_same_schedule(clips):
+    """14 clips in batches of 4, two batches a step: two steps an epoch."""
+    optim, rates = OneCycle(), []
+
+    class Watch(Speed):
+        def on_train_epoch_end(self, trainer, tagger):
+            rates.append(tagger.lr_schedulers().get_last_lr()[0])
+
+    trainer(Watch(), accumulate_grad_batches=2).fit(make(optim=optim), clips)
+    steps = 2 * 3
+    assert rates == pytest.approx([optim.lr * optim.lr_factor(min(n, steps - 1) / 2 + 0.25, 3) for n in (2, 4, 6)])
+
+
 def test_standardisation_is_fitted_on_the_training_states(clips):
     tagger = make()
     trainer(StandardizeStates(), epochs=1).fit(tagger, clips)
@@ -231,6 +256,10 @@ def test_checkpoints_hold_the_head_alone_and_refuse_others(clips, tmp_path):
         with pytest.raises(ValueError, match=says):
             trainer(epochs=2).fit(other, clips, ckpt_path=str(path), weights_only=True)
     other = make()
+    other.classes = ClassTable(("a", "bark", "c"))
+    with pytest.raises(ValueError, match=r"other classes \(the first that differs: b\)"):
+        trainer(epochs=2).fit(other, clips, ckpt_path=str(path), weights_only=True)
+    other = make()
     other.backbone.fingerprint = "another"
     with pytest.raises(ValueError, match="another backbone"):
         trainer(epochs=2).fit(other, clips, ckpt_path=str(path), weights_only=True)
@@ -245,6 +274,20 @@ def test_too_many_bad_clips_stop_the_run_and_name_the_last(tmp_path):
     tolerant = ClipData([tmp_path / "s"], [tmp_path / "s"], CLASSES, max_bad=3, **options)
     trainer(StopOnBadClips(), epochs=1).fit(make(), tolerant)
     assert len(tolerant.bad.read()) == 3
+
+
+def test_a_run_that_stopped_at_bad_clips_goes_on_once_they_are_mended(tmp_path):
+    """What the ledger holds from before counts no more, and is in the result all the same."""
+    options = {"classes": CLASSES, "clip_seconds": 1.0, "batch_size": 2, "workers": 0, "max_bad": 2}
+    folder = write_shards_of(tmp_path / "s", [["a"]] * 9 + [["x"], ["y"], ["z"]])
+    with pytest.raises(ShardError, match="3 clips cannot be used"):
+        trainer(StopOnBadClips()).fit(make(), ClipData([folder], [folder], **options))
+    for path in folder.iterdir():
+        path.unlink()
+    write_shards_of(folder, [["a"]] * 10 + [["x"], ["y"]])
+    mended = ClipData([folder], [folder], **options)
+    trainer(StopOnBadClips(), epochs=1).fit(make(), mended)
+    assert len(mended.bad.read()) == 2 and len(mended.bad.read_all()) == 3
 
 
 @pytest.mark.parametrize("standardize", [True, False])

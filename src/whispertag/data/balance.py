@@ -33,8 +33,6 @@ class Balance:
     @classmethod
     def of(cls, labels: Counter[str], n_clips: int, classes: ClassTable, reads: float = 1.0) -> "Balance":
         """From how many of the `n_clips` carry each label; `reads` clips are read for one that is used."""
-        if reads <= 0:
-            raise ValueError(f"data.reads={reads}: give more than 0")
         count_C = np.zeros(len(classes))
         for label, n in labels.items():
             count_C[classes.index(label)] += n

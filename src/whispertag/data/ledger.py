@@ -17,12 +17,13 @@ class BadClips:
     """Names and reasons of clips that were skipped, in one append-only file of a run.
 
     A file, because loader workers, other ranks and a killed process all leave their lines in it:
-    one write each, which the system appends whole.
+    one write each, which the system appends whole. What was in it before counts no more, for it may have been mended;
+    what has not been is found again.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self._read_to = 0
+        self._read_to = self.path.stat().st_size if self.path.exists() else 0
         self._clips: dict[str, str] = {}
 
     def add(self, shard: str, key: str | None, reason: str) -> None:
@@ -37,12 +38,18 @@ class BadClips:
             file.write(line.encode(errors="backslashreplace"))  # half a surrogate pair becomes its escape in json
 
     def read(self) -> dict[str, str]:
-        """Name → reason, of all processes so far; costs one stat when nothing is new."""
+        """Name → reason, of all processes since this ledger was opened; costs one stat when nothing is new."""
         if self.path.exists() and self.path.stat().st_size > self._read_to:
-            with open(self.path, encoding="utf-8") as file:
-                file.seek(self._read_to)
-                for line in file:
-                    entry = json.loads(line)
-                    self._clips[entry["clip"]] = entry["reason"]
-                self._read_to = file.tell()
+            self._clips |= self._from(self._read_to)
         return self._clips
+
+    def read_all(self) -> dict[str, str]:
+        """Also of earlier processes: of a run that went on after a stop."""
+        return self._from(0) if self.path.exists() else {}
+
+    def _from(self, start: int) -> dict[str, str]:
+        with open(self.path, encoding="utf-8") as file:
+            file.seek(start)
+            entries = [json.loads(line) for line in file]
+            self._read_to = file.tell()
+        return {entry["clip"]: entry["reason"] for entry in entries}

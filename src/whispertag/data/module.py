@@ -4,6 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from functools import cached_property, partial
 from math import ceil
 from os import PathLike
@@ -40,7 +41,7 @@ class ClipData(LightningDataModule):
     shuffle       clips held in each worker's shuffle buffer (encoded, not yet decoded)
     max_bad       this many clips may be skipped in a run; one more stops it
     seed          with the epoch, rank and worker it fixes the train stream
-    n_train       training clips, where no manifest tells
+    n_train       training clips, where no manifest tells; who has counted knows better than a preset
     balance       pass training clips on by the rarity of their classes, as Whisper-AT draws them (data/balance.py)
     reads         with balance: clips read for one that is used; more spread a rare clip's repetitions over epochs
     epochs_per_pass  an epoch is one of so many parts of the training shards; the parts change with every pass
@@ -176,8 +177,8 @@ class ClipData(LightningDataModule):
 
     @property
     def _known_clips(self) -> int | None:
-        given = self._n_train if self.source == "audio" else None
-        return self.reader.clips(self.train_shards) if given is None else given
+        counted = self.reader.clips(self.train_shards)
+        return self._n_train if counted is None else counted
 
     @cached_property
     def train_labels(self) -> Counter[str]:
@@ -218,6 +219,13 @@ class ClipData(LightningDataModule):
         if (world_size := self._share().world_size) > 1:
             stages = [partial(repeated, stages, self.epochs.batches_each(self.train_clips, world_size))]
         return self.reader.load(stages)
+
+    def each_once(self) -> "ClipData":
+        """The same clips as one process reads them, of which every one comes once an epoch, as audio."""
+        alone = copy(self)
+        alone.trainer, alone.source, alone.balance, alone.epochs_per_pass = None, "audio", False, 1
+        alone.read = alone.stream
+        return alone
 
     def predict_dataloader(self) -> Batches:
         """For extract.py: this rank's share of all shards, but for those whose features are there."""

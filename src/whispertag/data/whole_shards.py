@@ -1,4 +1,4 @@
-"""Shards one after another, whole and in order, as extract.py hears them: its stages instead of a training's."""
+"""Whole shards, each in its order, as extract.py hears them: its stages instead of a training's."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -17,22 +17,19 @@ def shard_by_shard(
 ) -> Iterator[dict[str, Any]]:
     """Batches {shard: its number, last: whether it ends here, key: as in the shard, wave_BS, labels_BC}, each of one.
 
-    Every worker goes through all shards and decodes every n-th batch, so that DataLoader hands them out in order and
-    only one shard is in hand at a time. A batch may have no keys, and no waves then: clips that cannot be used are left
-    out of theirs.
+    A worker has shards of its own, so that what breaks off for one shifts nothing for the others; DataLoader hands out
+    their batches in turn, and as many shards as workers are in hand at a time. A batch may have no keys, and no waves
+    then: clips that cannot be used are left out of theirs.
     """
     worker = torch.utils.data.get_worker_info()
     index, count = (worker.id, worker.num_workers) if worker else (0, 1)
-    number = 0
-    for i, shard in enumerate(shards):
-        samples = open_shard(shard)
+    for i in range(index, len(shards), count):
+        samples = open_shard(shards[i])
         ahead = list(islice(samples, batch_size))
         while True:
             chunk, ahead = ahead, list(islice(samples, batch_size))
-            if number % count == index:
-                heard = list(decode(read(chunk)))
-                batch = collate(heard) | {"key": [sample["__key__"] for sample in heard]} if heard else {"key": []}
-                yield batch | {"shard": i, "last": not ahead}
-            number += 1
+            heard = list(decode(read(chunk)))
+            batch = collate(heard) | {"key": [sample["__key__"] for sample in heard]} if heard else {"key": []}
+            yield batch | {"shard": i, "last": not ahead}
             if not ahead:
                 break

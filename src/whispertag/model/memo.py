@@ -26,16 +26,14 @@ class StateMemo:
 
     def hear(self, wave_BS: Tensor, keys: Sequence[str]) -> Tensor:
         """wave_BS with one key a clip → states_BLTD on the device of the waves."""
-        new = [i for i, key in enumerate(keys) if key not in self._states]
-        heard_BLTD = self.backbone.hear(wave_BS[new]) if new else None
+        new = {key: i for i, key in enumerate(keys) if key not in self._states}
+        heard_BLTD = self.backbone.hear(wave_BS[list(new.values())]) if new else None
         fresh = dict(zip(new, heard_BLTD)) if heard_BLTD is not None else {}
-        for i, states_LTD in fresh.items():
+        for key, states_LTD in fresh.items():
             size = states_LTD.numel() * states_LTD.element_size()
             if size <= self._room:
                 self._room -= size
-                self._states[keys[i]] = states_LTD.cpu().clone()  # not a view that keeps its batch alive
-        if len(fresh) == len(keys):
-            return heard_BLTD  # type: ignore[return-value]
-        return torch.stack(
-            [fresh[i] if i in fresh else self._states[key].to(wave_BS.device) for i, key in enumerate(keys)]
-        )
+                self._states[key] = states_LTD.cpu().clone()  # not a view that keeps its batch alive
+        if heard_BLTD is not None and len(new) == len(keys):
+            return heard_BLTD
+        return torch.stack([fresh[key] if key in fresh else self._states[key].to(wave_BS.device) for key in keys])

@@ -55,7 +55,8 @@ def features(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData")
         return None
     from whispertag.data.features.store import FeatureStore
 
-    return FeatureStore.of(*_features(config, backbone, clips), n_layers=backbone.n_layers)
+    store = _features(config, backbone, clips)
+    return FeatureStore.of(*store, n_layers=backbone.n_layers, shards=clips.all_shards)
 
 
 def new_features(config: DictConfig, backbone: "WhisperBackbone", clips: "ClipData") -> "FeatureStore":
@@ -72,10 +73,10 @@ def _features(
 
     definition = Definition(
         backbone.fingerprint,
-        backbone.context,
+        backbone.context if backbone.packed else float(backbone.context),  # 10 and 10.0 are the same
         backbone.pool,
         backbone.layers,
-        clips.clip_seconds,
+        float(clips.clip_seconds),
         config.features.precision,
     )
     return Path(config.folder).expanduser(), backbone.name, definition
@@ -118,6 +119,10 @@ def trainer(config: DictConfig, result: "Result") -> "Trainer":
     """Lightning's trainer with the callbacks and loggers asked for, and those a run cannot do without."""
     from pytorch_lightning.callbacks import ModelCheckpoint
 
+    precision = str(config.trainer.precision)
+    if precision.endswith("-true") and precision != "32-true":
+        mixed = {"bf16-true": "bf16-mixed", "16-true": "16-mixed"}.get(precision, "32-true")
+        raise ValueError(f"trainer.precision={precision}: a head learns in float32; take {mixed}")
     _hush(config)
     from whispertag.training.callbacks import HeedCtrlC, Speed, StopOnBadClips
 
@@ -243,4 +248,4 @@ def baseline(config: DictConfig, clips: "ClipData") -> dict[str, float | None]:
         return {}
     from whispertag.training.logmel import logmel_probe
 
-    return logmel_probe(clips).figures
+    return logmel_probe(clips.each_once()).figures

@@ -28,7 +28,7 @@ def read_curves(folder: Path) -> tuple[float | None, dict[str, tuple[list[int], 
                 if None in row:
                     raise ValueError("more columns than the first line")
                 step = int(row["step"])
-                values = {k: float(v) for k, v in row.items() if v and k.startswith(("train/", "val/")) and k[4:]}
+                values = {k: float(v) for k, v in row.items() if v and k.startswith(("train/", "val/"))}
                 if row.get("epoch") and any(k.startswith("val/") for k in values):
                     epoch_ends[int(row["epoch"])] = step
             except (KeyError, ValueError, TypeError) as error:

@@ -33,7 +33,7 @@ class Extraction(LightningModule):
         self.heard = 0  # clips
         self.seconds = 0.0
         self.broken_off: dict[str, str] = {}  # URL of a shard → why it could not be read to its end
-        self._in_hand: ShardFeatures | None = None
+        self._in_hand: dict[int, ShardFeatures] = {}  # one for each loader worker
 
     def on_predict_start(self) -> None:
         self._writer = ThreadPoolExecutor(1)  # the encoder goes on while states are quantised and written
@@ -44,7 +44,7 @@ class Extraction(LightningModule):
         if self.trainer.received_sigterm:  # Lightning catches it, and in this loop does nothing about it
             raise SIGTERMException
         shard = self.clips.to_extract[batch["shard"]]
-        hand = self._in_hand = self._in_hand or ShardFeatures(self.store, shard)
+        hand = self._in_hand.setdefault(batch["shard"], ShardFeatures(self.store, shard))
         if batch["key"]:
             states_BLTD = self.backbone.hear(batch["wave_BS"])
             names = self.clips.classes.names
@@ -58,7 +58,7 @@ class Extraction(LightningModule):
                 self.broken_off[shard.path] = skipped[shard.path]
             else:
                 self._later(hand.finish, skipped)
-            self._in_hand = None
+            del self._in_hand[batch["shard"]]
 
     def _later(self, work: Any, *arguments: Any) -> None:
         self._ahead.append(self._writer.submit(work, *arguments))

@@ -68,7 +68,7 @@ class Result:
         if not is_first_process():
             return
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False, default=str, allow_nan=False)
-        write_atomically(Path(self.folder) / FILE, text.encode())
+        write_atomically(Path(self.folder) / FILE, text.encode(errors="backslashreplace"))  # names that are no UTF-8
 
     @classmethod
     def read(cls, folder: Path) -> "Result | None":
@@ -103,7 +103,7 @@ class Result:
         """What training and the last evaluation gave, also where they were cut short."""
         speed = next(c for c in trainer.callbacks if isinstance(c, Speed))
         self.train_clips_per_second, self.waiting_for_data = speed.clips_per_second, speed.waiting
-        self.epochs, self.bad_clips = trainer.current_epoch, dict(clips.bad.read())
+        self.epochs, self.bad_clips = trainer.current_epoch, clips.bad.read_all()
         if tagger.score:
             self.metrics = tagger.score.figures
             self.write_classes(tagger.score.classes)

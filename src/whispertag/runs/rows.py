@@ -206,7 +206,9 @@ def _differences(runs: list[Run], choices: set[str]) -> tuple[list[str], list[st
     implied = [
         key
         for key, column in values.items()
-        if key not in asked and any(len(set(zip(values[a], column))) == len(set(values[a])) for a in asked)
+        if key not in asked
+        and key != "checkpoint"  # whatever else it goes with, it is a Whisper of its own
+        and any(len(set(zip(values[a], column))) == len(set(values[a])) for a in asked)
     ]
     differs = [key for key in values if key not in implied]
     return sorted(differs, key=lambda key: (key == "seed", key not in choices, "." in key)), implied

@@ -33,13 +33,11 @@ class Stream(NamedTuple):
     """Which batches; the lesser comes first. A test after n epochs is read with the validation of epoch n.
 
     source  folder of features, or "" of what is heard
-    hear    False: the waves themselves, for the baseline
     """
 
     epoch: int
     stage: int
     source: str
-    hear: bool
 
 
 @dataclass(eq=False)
@@ -80,13 +78,11 @@ class Member:
     def _batches(self, stage: str, epoch: int) -> Iterator[dict[str, Any]]:
         if stage == "val":
             epoch = self.trainer.current_epoch  # Lightning may keep the loader for another epoch
-        stream = Stream(epoch, STAGES.index(stage), self.source, hear=not self.trainer.state.finished)
+        stream = Stream(epoch, STAGES.index(stage), self.source)
         for batch in self.group.lockstep.read(stream):
-            if "states_BLTD" in batch:
-                of = self.group.ears[self.source].layers
-                picked = None if of == self.layers else [of.index(layer) for layer in self.layers]
-                batch = batch | {"states_BLTD": batch["states_BLTD"][:, picked] if picked else batch["states_BLTD"]}
-            yield batch
+            of = self.group.ears[self.source].layers
+            picked = slice(None) if of == self.layers else [of.index(layer) for layer in self.layers]
+            yield batch | {"states_BLTD": batch["states_BLTD"][:, picked]}
 
 
 @dataclass
@@ -156,10 +152,9 @@ class SharedEncoder:
         self._shown.reset(self._task, total=total, description=self._said(stream))
         for batch in clips.stream(stage, stream.epoch):
             self._tell_bad_clips()
-            if stream.hear:
-                batch = clips.on_after_batch_transfer(move_data_to_device(batch, device), 0)
-                if ears.memo:
-                    batch["states_BLTD"] = ears.memo.hear(batch.pop("wave_BS"), batch["key"])
+            batch = clips.on_after_batch_transfer(move_data_to_device(batch, device), 0)
+            if ears.memo:
+                batch["states_BLTD"] = ears.memo.hear(batch.pop("wave_BS"), batch["key"])
             yield batch
             self._shown.update(self._task, advance=1, description=self._said(stream))
         self._tell_bad_clips()

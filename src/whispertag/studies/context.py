@@ -98,7 +98,7 @@ def score_runs(runs: Iterator[tuple[Path, dict[str, Any], ClipData]], csv: Path,
         wave_BS = torch.cat([batch["wave_BS"] for batch in batches])
         backbone = WhisperBackbone(tagger.backbone.name, tagger.backbone.weights, 30, tagger.backbone.pool)
         for way in todo:
-            which = (way, str(config["data"]), str(backbone.pool))
+            which = (way, str(config["data"]), str(backbone.pool), backbone.fingerprint)
             if which not in states:
                 states[which] = hear(way, backbone, wave_BS)
             with torch.no_grad():

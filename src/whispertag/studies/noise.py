@@ -85,6 +85,8 @@ def run(
 
     noises  a folder in ESC-50's layout; `fold`: of this fold alone (one that the backbone has not seen)
     """
+    if recognisability and (lacking := [level for level in (quiet, loud) if level not in snrs]):
+        raise ValueError(f"recognisability=true compares {quiet} and {loud} dB: {lacking[0]} is not among snrs")
     folder, cache = Path(folder), Path(cache).expanduser()
     checkpoints = {name: find_checkpoint(name) for name in backbones}  # a missing one is told now, not after hours
     clips, _ = read_esc50(noises)

@@ -46,16 +46,16 @@ def class_rates(
             if not (risen := _rise(here, quiet, loud)):
                 continue
             rise, low, high, words = risen
-            points.append((f1, 100 * rise))
+            points.append((f1, 100 * rise, label))
             shown = {k: f"{100 * v:.2f}" for k, v in (("wer_rise", rise), ("low", low), ("high", high))}
             table.extend([{"backbone": name, "class": label, "f1": f"{f1:.4f}", **shown, "words": words}])
-        slope, low, high, r = regression(np.array(points))
+        slope, low, high, r = regression(np.array([point[:2] for point in points]))
         fitted = {"slope": f"{slope:.2f}", "low": f"{low:.2f}", "high": f"{high:.2f}", "r": f"{r:.3f}"}
         lines.extend([{"backbone": name, **fitted, "classes": len(points)}])
         figure.add_scatter(
             x=[p[0] for p in points],
             y=[p[1] for p in points],
-            text=list(names),
+            text=[p[2] for p in points],
             mode="markers+text",
             textposition="top center",
             name=f"{name} (r = {r:.2f})",

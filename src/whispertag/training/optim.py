@@ -51,11 +51,11 @@ class OneCycle:
 Optim = StepDecay | OneCycle
 
 
-def schedule(optim: Optim, optimizer: Optimizer, batches_per_epoch: int, epochs: float) -> LambdaLR:
+def schedule(optim: Optim, optimizer: Optimizer, steps_per_epoch: int, epochs: float) -> LambdaLR:
     """Per step, as a function of the epochs that have passed: nothing to lose on resuming.
 
     Half a step late, so that neither the first nor the last step of a cycle is taken with 0; steps
     beyond the plan (the number of batches is an estimate) are taken like the last one planned.
     """
-    last = batches_per_epoch * epochs - 1
-    return LambdaLR(optimizer, lambda step: optim.lr_factor((min(step, last) + 0.5) / batches_per_epoch, epochs))
+    last = steps_per_epoch * epochs - 1
+    return LambdaLR(optimizer, lambda step: optim.lr_factor((min(step, last) + 0.5) / steps_per_epoch, epochs))

@@ -1,5 +1,6 @@
 """Tagger: the frozen backbone, a head, a loss. How a head learns, and nothing else."""
 
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -96,13 +97,15 @@ class Tagger(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optim.optimizer(self.head.parameters())
-        per_step = schedule(self.optim, optimizer, self.batches_per_epoch, self.epochs)
+        steps = ceil(self.batches_per_epoch / self.trainer.accumulate_grad_batches)
+        per_step = schedule(self.optim, optimizer, steps, self.epochs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": per_step, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in weights.items() if k.startswith("head.")}
         checkpoint["backbone"] = {"fingerprint": self.backbone.fingerprint, "layers": self.backbone.layers}
+        checkpoint["classes"] = list(self.classes.names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another head or backbone: strict_loading = False would let it pass."""
@@ -115,6 +118,12 @@ class Tagger(LightningModule):
             raise ValueError(
                 f"the checkpoint to resume from listens to layers {list(made_on['layers'])}, "
                 f"this run to {list(self.backbone.layers)}"
+            )
+        if (names := checkpoint.get("classes", [])) != list(self.classes.names):
+            one = next((a for a, b in zip(names, self.classes.names) if a != b), f"{len(names)} classes")
+            raise ValueError(
+                f"the checkpoint to resume from was trained on other classes (the first that differs: {one}): "
+                "run it without resume=true"
             )
         if mine != its:
             key = min(k for k in mine.keys() | its.keys() if mine.get(k) != its.get(k))

@@ -41,6 +41,7 @@ class ShardFeatures:
             self._write_part()
 
     def _write_part(self) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         states_NLTD = torch.cat(self._states)
@@ -55,6 +56,8 @@ class ShardFeatures:
         try:
             save_file(encode(states_NLTD, self.store.definition.precision), part, metadata=header)
             os.replace(part, path)
+        except (SafetensorError, OSError) as error:  # a full disk is either
+            raise ShardError(f"cannot write {path}: {error}") from error
         finally:
             part.unlink(missing_ok=True)
         self._parts.append({"file": path.name, "clips": len(self._keys), "bytes": path.stat().st_size})

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from whispertag.data.shards import Shard, ShardError
+from whispertag.data.shards import Shard, ShardError, is_remote
 from whispertag.files import write_atomically
 
 FORMAT = 1
@@ -78,11 +78,14 @@ class FeatureStore:
     _known: dict[Shard, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, root: Path, name: str, definition: Definition, n_layers: int) -> "FeatureStore":
-        """Features of just these layers, or, where there are only those of all layers, a pick of them."""
+    def of(
+        cls, root: Path, name: str, definition: Definition, n_layers: int, shards: Sequence[Shard]
+    ) -> "FeatureStore":
+        """Features of just these layers, or, where only those of all layers are all there, a pick of them."""
         exact = cls(root, name, definition)
         whole = cls(root, name, replace(definition, layers=tuple(range(n_layers))), definition.layers)
-        return whole if whole.folder.exists() and not exact.folder.exists() else exact
+        there = [all(store.done(shard) for shard in shards) for store in (exact, whole)]
+        return whole if there == [False, True] else exact
 
     @property
     def folder(self) -> Path:
@@ -135,7 +138,7 @@ class FeatureStore:
 
 def identity(shard: Shard) -> str:
     """What tells a shard from every other, also from another one under the same name."""
-    if "://" in shard.path or shard.path.startswith("pipe:"):
+    if is_remote(shard.path):
         return f"{shard.path} {shard.bytes}"
     stat = os.stat(shard.path)
     return f"{Path(shard.path).resolve()} {stat.st_size} {stat.st_mtime_ns}"

@@ -117,11 +117,18 @@ def _read_rows(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such csv file")
     with open(table, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file, restval=""))
+        try:
+            rows = list(csv.DictReader(file, restval=""))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{table}: no csv in UTF-8 ({error})") from error
     if not rows:
         raise ValueError(f"{table}: no rows")
     if missing := [c for c in columns if c not in rows[0]]:
         raise ValueError(f"{table}: no column {missing[0]!r}; it needs {', '.join(columns)}")
+    if wide := next((row for row in rows if None in row), None):
+        raise ValueError(
+            f"{table}: the row of {wide[columns[0]]!r} has more cells than there are columns; quote what holds a comma"
+        )
     times = Counter(row["filename"] for row in rows)
     if twice := [name for name, n in times.items() if n > 1]:
         raise ValueError(f"{table}: {twice[0]!r} stands in it {times[twice[0]]} times; a file has one row")
