@@ -111,8 +111,6 @@ def _coverage(options: argparse.Namespace) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
-    from braceexpand import braceexpand
-
     from whispertag.data.sources.audioset import find_files
     from whispertag.data.sources.index import index_tars
 
@@ -121,7 +119,7 @@ def _index(options: argparse.Namespace) -> None:
         raise ValueError(f"{alone[0]} is no folder that its manifest could be put in: give --to")
     jobs = {options.to: options.places} if options.to else {Path(p).expanduser(): [p] for p in options.places}
     for folder, places in jobs.items():
-        tars = find_files([path for place in places for path in braceexpand(place)], ("tar",))
+        tars = find_files(places, ("tar",))
         manifest = index_tars(tars, folder, options.label_key, classes, options.workers)
         _say(folder, manifest, f"what a training will skip is in {folder}/broken.csv")
 

@@ -1,4 +1,4 @@
-"""The stages a stream of clips is made of; data/module.py puts them in order.
+"""The stages a stream of clips is made of; data/readers.py puts them in order.
 
 Each is a generator over samples, its settings keyword arguments, so that `partial(stage, …)` can be
 sent to loader workers by any start method.

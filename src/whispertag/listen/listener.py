@@ -29,20 +29,18 @@ def load(
     path: str | os.PathLike[str],
     model: str | None = None,
     device: str | torch.device = "cpu",
-    download_root: str | None = None,
 ) -> "Listener":
     """A head.safetensors, the folder of the run that made it, or a head published with Whisper-AT → a listener.
 
-    path           the latter as a .pth file, or whisper-at:large-v2 (see listen/exchange/whisper_at.py)
-    model          where the backbone's checkpoint is now, if not where it was in training
-    download_root  where OpenAI's files are kept (None: Whisper's own cache folder)
+    path   the latter as a .pth file, or whisper-at:large-v2 (see listen/exchange/whisper_at.py)
+    model  where the backbone's checkpoint is now, if not where it was in training
 
     Raises WeightsUnavailable, ValueError or OSError, which say what to do.
     """
     if is_published(path):
-        return Listener(load_published(path, model, device=device), download_root)
+        return Listener(load_published(path, model, device=device))
     file = Path(path).expanduser()
-    return Listener(load_tagger(file / "head.safetensors" if file.is_dir() else file, model, device), download_root)
+    return Listener(load_tagger(file / "head.safetensors" if file.is_dir() else file, model, device))
 
 
 class Listener:
@@ -53,8 +51,8 @@ class Listener:
     mono arrays; of many, what cannot be heard is left out if `bad(name, error)` is given, else the first raises.
     """
 
-    def __init__(self, tagger: SoundTagger, download_root: str | None = None):
-        self.tagger, self._download_root = tagger, download_root
+    def __init__(self, tagger: SoundTagger):
+        self.tagger = tagger
         self._whisper: Any = None
 
     @property
@@ -172,7 +170,7 @@ class Listener:
             backbone = self.tagger.backbone
             if backbone.weights == "random":
                 raise ValueError(f"{backbone.name} with random weights tags sounds, but cannot transcribe")
-            self._whisper = load_whisper(backbone.name, self._download_root).to(self.tagger.device)
+            self._whisper = load_whisper(backbone.name).to(self.tagger.device)
             backbone.encoder = self._whisper.encoder
             if self.tagger.device.type == "cuda":
                 backbone.compute_dtype = torch.float16  # as Whisper transcribes: one copy of the weights serves both

@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 class WhisperBackbone(nn.Module):
     """Frozen encoder: mel_BMF or wave_BS → states_BLTD, float32.
 
-    name      an OpenAI model name (tiny, base.en … large-v3, turbo), a path to a checkpoint in
-              OpenAI's format, or "nano"
+    name      an OpenAI model name (tiny, base.en … large-v3, turbo), "nano" or "nano-clean", or a path:
+              a checkpoint in OpenAI's format, a folder of Hugging Face
     weights   "pretrained", or "random" for seeded random weights (said in the log and the result)
     context   what the encoder sees: seconds, its position embeddings cut to them (10: the paper's
               training, 30: whole windows, padded, as Whisper transcribes) or "packed": as many

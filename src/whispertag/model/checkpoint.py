@@ -153,7 +153,8 @@ def build_tagger(
         backbone = WhisperBackbone(**(spec | ({"name": model} if model else {})))
     except WeightsUnavailable as error:
         raise WeightsUnavailable(
-            f"{source}: its backbone cannot be had here ({error}); pass model=<path of its checkpoint>"
+            f"{source}: its backbone cannot be had here ({error}); "
+            "pass model=<path of its checkpoint> (commands: --backbone)"
         ) from error
     if backbone.fingerprint != fingerprint:
         raise ValueError(

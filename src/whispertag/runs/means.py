@@ -23,7 +23,6 @@ class Group:
     settings: dict[str, Any]
     runs: list[Run]
     n_done: int
-    n_units: int
     metrics: dict[str, Interval]
     costs: dict[str, float | None]
     differences: dict[str, Interval] = field(default_factory=dict)
@@ -47,7 +46,7 @@ def group(study: Study, keys: Sequence[str], against: Mapping[str, str] | None =
         metrics = _means([(place, run.metrics) for place, run in done], study.metrics)
         costs = {name: _mean([run.costs[name] for _, run in done]) for name in COSTS}
         settings = {key: runs[0].settings[key] for key in kept if key in runs[0].settings}
-        groups.append(Group(settings, runs, len(done), len({place[0] for place, _ in done}), metrics, costs))
+        groups.append(Group(settings, runs, len(done), metrics, costs))
     groups.sort(key=lambda g: -or_least(g.metrics.get(study.metric, (None,))[0]))
     return _compared(study, groups, keys, against) if against else groups
 

@@ -79,7 +79,7 @@ def _advance(rng: np.random.Generator) -> int:
     return FRAMES_PER_POSITION * int(rng.integers(SHORTEST_ADVANCE * POSITIONS_PER_SECOND, N_POSITIONS + 1))
 
 
-def score_runs(runs: Iterator[tuple[Path, dict[str, Any], ClipData]], csv: Path, ways: tuple[str, ...] = WAYS) -> None:
+def score_runs(runs: Iterator[tuple[Path, dict[str, Any], ClipData]], csv: Path) -> None:
     """Each run's head on its own evaluation clips, heard in every way → rows in `csv`; what is there is not done again.
 
     runs  folder of a run, its configuration, its clips
@@ -87,7 +87,7 @@ def score_runs(runs: Iterator[tuple[Path, dict[str, Any], ClipData]], csv: Path,
     table = Table(csv, COLUMNS)
     states: dict[tuple[str, ...], Tensor] = {}  # of the same clips heard the same way
     for folder, config, clips in runs:
-        todo = [way for way in ways if not table.has(run=folder.name, heard=way)]
+        todo = [way for way in WAYS if not table.has(run=folder.name, heard=way)]
         if not todo:
             continue
         tagger = load_tagger(folder / "head.safetensors")

@@ -149,9 +149,14 @@ def clips_of(segments: Mapping[str, Segment], audio: Mapping[str, Any]) -> list[
 
 
 def find_files(places: Iterable[Place], extensions: tuple[str, ...]) -> list[str]:
-    """Files, and those with these extensions anywhere in folders, sorted. Raises if one is missing or all are empty."""
+    """Files, brace ranges of them, and those with these extensions anywhere in folders, sorted.
+
+    Raises if one is missing or all are empty.
+    """
+    from braceexpand import braceexpand
+
     files: list[str] = []
-    for place in map(os.path.expanduser, places):
+    for place in (path for given in places for path in braceexpand(os.path.expanduser(given))):
         if not os.path.exists(place):
             raise FileNotFoundError(f"{place}: no such file or folder")
         if os.path.isfile(place):

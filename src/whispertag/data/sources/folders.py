@@ -81,19 +81,17 @@ def read_esc50(root: str | PathLike[str]) -> tuple[list[Clip], ClassTable]:
     return with_keys_of_their_own(clips), classes
 
 
-def read_folder(
-    root: str | PathLike[str], table: str | PathLike[str], separator: str = ";"
-) -> tuple[list[Clip], ClassTable]:
+def read_folder(root: str | PathLike[str], table: str | PathLike[str]) -> tuple[list[Clip], ClassTable]:
     """An own folder of recordings and a csv of `filename, labels[, split]`.
 
-    `labels` are names joined by `separator`; `split` (default "train") is free: train, val, fold3.
+    `labels` are names joined by ";"; `split` (default "train") is free: train, val, fold3.
     The classes are the names in the csv, sorted.
     """
     root, table = Path(root).expanduser(), Path(table).expanduser()
     rows = _read_rows(table, ("filename", "labels"))
     clips = []
     for row in rows:
-        labels = [label.strip() for label in row["labels"].split(separator) if label.strip()]
+        labels = [label.strip() for label in row["labels"].split(";") if label.strip()]
         split = row.get("split", "").strip().lower() or "train"
         clips.append(_file_clip(root / row["filename"], row["filename"], split, labels))
     if not any(clip.labels for clip in clips):

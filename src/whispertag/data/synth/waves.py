@@ -1,4 +1,4 @@
-"""What the sounds of synth_sounds.py are made of: tones, noises, cadences, knocks and bells.
+"""What the sounds of data/synth/sounds.py are made of: tones, noises, cadences, knocks and bells.
 
 Suffixes: S samples (16 kHz). Times are in seconds, frequencies in Hz.
 """

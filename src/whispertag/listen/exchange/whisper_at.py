@@ -59,8 +59,9 @@ def load_published(
 def write_published(path: str | os.PathLike[str], description: "Description", weights: "dict[str, Tensor]") -> None:
     """A head of ours → a file as Whisper-AT has them. Raises ValueError for what that format cannot hold.
 
-    The package runs tl_tr and tl_tr_512, named as released.py says and put into Whisper's cache folder; Whisper-AT's
-    training code runs all nine. The context a head was trained in is lost: the package pads every window to 30 s.
+    The package runs tl_tr and tl_tr_512, named as whisper_at_files.py says and put into Whisper's cache folder;
+    Whisper-AT's training code runs all nine. The context a head was trained in is lost: the package pads every window
+    to 30 s.
     """
     import torch
 
@@ -92,7 +93,7 @@ def published_head(
     if width != wanted_width:
         raise ValueError(
             f"{path}: this head listens to states of {width} channels, {backbone['name']} has {wanted_width}: "
-            "pass the Whisper that it was trained on as model=<name or path> (--model)"
+            "pass the Whisper that it was trained on as model=<name or path> (import: --model; else --backbone)"
         )
     classes = ClassTable.audioset()
     with torch.device("meta"):

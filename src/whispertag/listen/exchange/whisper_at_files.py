@@ -78,7 +78,10 @@ def whisper_of(path: Path, model: str | None) -> tuple[dict[str, Any], int, int]
         match = re.fullmatch(r"(.+)_(ori|low)\.pth", path.name)
         model = match[1] if match and match[1] in whisper.available_models() else None
     if model is None:
-        raise ValueError(f"{path}: its name does not tell which Whisper it is for: pass model=<name or path> (--model)")
+        raise ValueError(
+            f"{path}: its name does not tell which Whisper it is for: pass model=<name or path> "
+            "(import: --model; else --backbone)"
+        )
     if model in ALIASES:
         raise ValueError(f"{path}: {model} is {ALIASES[model]} to Whisper-AT and a later one to OpenAI: say which")
     n_layers, width = layers_and_width(model)

@@ -59,7 +59,7 @@ def head_options(path: Path, theirs: "dict[str, Tensor]", layer: str | None) -> 
     if not told and layer not in ("mean", "last"):
         raise ValueError(
             f"{path}: its tensors do not tell whether it takes the mean over layers or the last one: "
-            'pass layer="mean" or "last" (--layer)'
+            'pass layer="mean" or "last" (whispertag import: --layer)'
         )
     pools = ("attend" if "time_tr" in parts else "mean", told[0] if told else str(layer))
     known = {key.rstrip(".") for key in KEYS}
