@@ -22,7 +22,7 @@ demo: $(VENV)/ready  ## train TL-TR on the embedded data set; then hear words an
 nano: $(VENV)/dev  ## train the shipped backbones anew (hours; DIGITS=<FSDD> NOISES=<ESC-10>; espeak-ng, flite)
 	$(BIN)/python experiments/nano/run.py digits=$(DIGITS) noises=$(NOISES)
 	$(BIN)/python experiments/nano/run.py digits=$(DIGITS) noises=$(NOISES) name=nano-clean recipe.noise=0 steps=2500 more=0
-	$(BIN)/python experiments/nano/run.py digits=$(DIGITS) noises=$(NOISES) name=nano-unheard unheard=yweweler more=0
+	$(BIN)/python experiments/nano/run.py digits=$(DIGITS) noises=$(NOISES) name=nano-unheard unheard=yweweler
 	$(BIN)/python experiments/nano/exam.py digits=$(DIGITS) noises=$(NOISES) name=nano backbone=experiments/nano/runs/nano/nano.pt
 	$(BIN)/python experiments/nano/exam.py digits=$(DIGITS) noises=$(NOISES) name=nano-unheard backbone=experiments/nano/runs/nano-unheard/nano.pt unheard=yweweler
 	$(BIN)/python experiments/nano/exam.py digits=$(DIGITS) noises=$(NOISES) name=nano-clean backbone=experiments/nano/runs/nano-clean/nano.pt utterances=60 long_files=3

@@ -105,15 +105,18 @@ def test_wrong_requests_say_what_is_wrong(material, tmp_path, wrong, message):
     }
     asked |= {"threads": 1, "workers": 0, "precision": "32-true", "n_spoken": 0, "n_manners": 0, "n_synthetic": 0}
     with pytest.raises(ValueError, match=message):
-        study.train(tmp_path, **(asked | wrong), sizes=SMALL, recipe=Recipe(), optim={}, cache=tmp_path)
+        study.train(
+            tmp_path, **(asked | wrong), sizes=SMALL, recipe=Recipe(), later={}, begin=None, optim={}, cache=tmp_path
+        )
 
 
-def test_one_speaker_is_first_heard_after_the_steps(material, tmp_path):
+def test_after_the_steps_comes_the_later_recipe_and_one_speaker_never(material, tmp_path):
     digits, noises = (place.split("=")[1] for place in material)
-    first, then, _ = study._material(0, digits, noises, "bob", 0, 0, 2, Recipe(warped=0.5, masked=0.5), tmp_path)
+    recipes = Recipe(), Recipe(warped=0.5)
+    (first, then), _ = study._material(0, digits, noises, "bob", 0, 0, 2, recipes, tmp_path)
     here, there = ({u.speaker for voice in scenes.voices.recorded for u in voice} for scenes in (first, then))
-    assert there - here == {"bob"} and here
-    assert first.recipe.warped and first.recipe.masked and not then.recipe.warped and not then.recipe.masked
+    assert here == there and here and "bob" not in here
+    assert (first.recipe, then.recipe) == recipes
     made = Windows(partial(TrainingWindows, first, 4, 0), partial(TrainingWindows, then, 4, 0), steps=4, epoch_steps=2)
     for epoch, scenes in enumerate((first, first, then)):
         made.trainer = SimpleNamespace(current_epoch=epoch)
@@ -131,6 +134,36 @@ def test_a_folder_of_another_request_is_refused(material):
     (folder / "request.json").write_text(json.dumps({"seed": 7}))
     ended = run(*request(material))
     assert ended.returncode == 1 and "was begun with another" in ended.stderr and "give name=" in ended.stderr
+
+
+def test_it_goes_on_from_another_nano(material, tmp_path):
+    """By the later recipe alone; at a rate of nothing it stays what it was."""
+    digits, noises = (place.split("=")[1] for place in material)
+    options = {"threads": 1, "workers": 0, "precision": "32-true", "n_spoken": 0, "n_manners": 0, "n_synthetic": 0}
+    options |= {"seed": 0, "digits": digits, "noises": noises, "unheard": None, "epoch_steps": 2, "sizes": SMALL}
+    options |= {"recipe": Recipe(audio_per_step=6.0), "later": {"warped": 0.5}, "cache": tmp_path}
+    one = study.train(tmp_path / "one", steps=2, more=0, begin=None, optim={}, **options)
+    for again, same in ((0.0, True), (0.2, False)):
+        optim = {"again": again, "settle": 1}
+        two = study.train(tmp_path / str(again), steps=0, more=2, begin=one, optim=optim, **options)
+        before, after = (whisper.load_model(str(path), device="cpu").state_dict() for path in (one, two))
+        assert all(torch.equal(before[name], after[name]) for name in before) == same
+
+
+def test_where_ctc_teaches_its_layer_alone_the_encoder_learns_nothing_of_it(batch):
+    def encoder_moves(settle: int) -> bool:
+        torch.manual_seed(0)
+        module = SpeechTraining(NanoWhisper(dimensions(**SMALL), Vocabulary()), 10, ctc=1e6, guide=0.0, settle=settle)
+        seen = {}
+        module.optimizers = lambda: [SimpleNamespace(param_groups=[], zero_grad=lambda: None, step=lambda: None)] * 2
+        module.manual_backward = lambda loss: seen.update(
+            grad=torch.autograd.grad(loss, module.model.encoder.conv1.weight)[0].abs().max()
+        )
+        module.log_dict = lambda *_, **__: None
+        module.training_step(batch, 0)
+        return bool(seen["grad"] > 100)
+
+    assert encoder_moves(settle=0) and not encoder_moves(settle=1)
 
 
 @pytest.fixture

@@ -25,8 +25,7 @@ class Recipe:
     snr             dB, from … to; early in training the lower end comes down from the upper one
     easing          share of the training over which it does
     growing         share of the training over which windows grow and shifted, prompted and long ones come in: the
-                    words are learnt on short windows, where attention finds them. Over as much again warped and
-                    masked ones come in: before words are found, they keep attention from finding them
+                    words are learnt on short windows, where attention finds them
     silent          chance of a window without speech
     zeros           chance that after the window log-mel is 0, as whisper.transcribe pads; else the floor of silence
     shifted         chance that a short window stands somewhere in 30 s of silence, not at their beginning
@@ -41,20 +40,20 @@ class Recipe:
     short: float = 1.8
     audio_per_step: float = 100.0
     long: float = 0.3
-    recorded: float = 0.5
-    strung: float = 0.15
+    recorded: float = 0.6
+    strung: float = 0.0
     noise: float = 0.88
     snr: tuple[float, float] = (-10.0, 20.0)
     easing: float = 0.4
     growing: float = 0.25
-    silent: float = 0.13
+    silent: float = 0.1
     zeros: float = 0.7
     shifted: float = 0.6
     prompted: float = 0.15
     stamped: float = 0.9
-    warped: float = 0.4
+    warped: float = 0.0
     warp: tuple[float, float] = (0.84, 1.2)
-    masked: float = 0.15
+    masked: float = 0.0
 
 
 class Scenes:

@@ -19,6 +19,7 @@ from whispertag.data.speech.espeak import espeak_utterances
 from whispertag.data.speech.flite import flite_words
 from whispertag.data.speech.mixing import mix
 from whispertag.data.speech.utterances import read_digits, split_takes, strings
+from whispertag.model.weights import load_whisper
 from whispertag.nano.file import write_checkpoint
 from whispertag.nano.material import noises_of, synthetic_noises
 from whispertag.nano.model import NanoWhisper, dimensions
@@ -50,6 +51,8 @@ def train(
     n_synthetic: int,
     sizes: dict[str, int],
     recipe: Recipe,
+    later: dict[str, Any],
+    begin: str | PathLike[str] | None,
     optim: dict[str, Any],
     cache: str | PathLike[str],
 ) -> Path:
@@ -62,12 +65,16 @@ def train(
         log.info("%s is there: nothing to train", done)
         return done
 
-    scenes, everybody, check = _material(seed, digits, noises, unheard, n_spoken, n_manners, n_synthetic, recipe, cache)
+    recipes = recipe, replace(recipe, **later)
+    stages, check = _material(seed, digits, noises, unheard, n_spoken, n_manners, n_synthetic, recipes, cache)
     torch.manual_seed(seed)
-    first, then = (partial(TrainingWindows, part, seed=seed, steps=steps) for part in (scenes, everybody))
+    first, then = (partial(TrainingWindows, scenes, seed=seed, steps=steps) for scenes in stages)
     whisper = NanoWhisper(dimensions(**sizes), Vocabulary())
-    some = first(first=0, last=6)
-    whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
+    if begin:
+        whisper.take_over(load_whisper(str(begin)).state_dict())
+    else:
+        some = first(first=0, last=6)
+        whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
     module = SpeechTraining(whisper, steps, more, check=check, **optim)
     _trainer(folder, (steps + more) // epoch_steps, precision, steps if more else None).fit(
         module,
@@ -89,26 +96,26 @@ def _material(
     n_spoken: int,
     n_manners: int,
     n_synthetic: int,
-    recipe: Recipe,
+    recipes: Sequence[Recipe],
     cache: str | PathLike[str],
-) -> tuple[Scenes, Scenes, dict[str, tuple[Sequence[np.ndarray], Sequence[str]]]]:
-    """→ what is learnt from: without the unheard speaker; with, and undisguised. (waves, texts) by which progress is
-    told, clean and in noise, of the others' takes that are not learnt from.
+) -> tuple[list[Scenes], dict[str, tuple[Sequence[np.ndarray], Sequence[str]]]]:
+    """→ what is learnt from by each recipe, and (waves, texts) by which progress is told, clean and in noise, of takes
+    that are not learnt from. Nothing of the unheard speaker is in either.
     """
     recorded, tests = split_takes(read_digits(digits))
     if unheard and unheard not in {u.speaker for u in recorded}:
         raise ValueError(f"unheard={unheard}: no such speaker in {digits}; unheard=null leaves none out")
     heard, tests = ([u for u in part if u.speaker != unheard] for part in (recorded, tests))
-    sounds = [*noises_of(noises, test=False).values(), *synthetic_noises(n_synthetic, seed)] if recipe.noise else []
+    noise = any(recipe.noise for recipe in recipes)
+    sounds = [*noises_of(noises, test=False).values(), *synthetic_noises(n_synthetic, seed)] if noise else []
     spoken = espeak_utterances(cache, n_spoken, seed) if n_spoken else []
-    single = flite_words(cache, n_manners, seed) if recipe.strung and n_manners else []
+    single = flite_words(cache, n_manners, seed) if n_manners and any(recipe.strung for recipe in recipes) else []
     check = strings(tests, 40, seed=1)
     texts = [" ".join(u.words) for u in check]
     kept = list(noises_of(noises, test=True).values())
     noisy = [mix(u.wave_S, kept[i % len(kept)], 0.0) for i, u in enumerate(check)]
-    scenes = Scenes(heard, spoken, single, sounds, recipe)
-    everybody = Scenes(recorded, spoken, single, sounds, replace(recipe, warped=0.0, masked=0.0))
-    return scenes, everybody, {"clean": ([u.wave_S for u in check], texts), "0dB": (noisy, texts)}
+    stages = [Scenes(heard, spoken, single, sounds, recipe) for recipe in recipes]
+    return stages, {"clean": ([u.wave_S for u in check], texts), "0dB": (noisy, texts)}
 
 
 def _trainer(folder: Path, epochs: int, precision: str, snapshot: int | None) -> pl.Trainer:
@@ -128,7 +135,7 @@ def _trainer(folder: Path, epochs: int, precision: str, snapshot: int | None) ->
 
 
 class Snapshot(pl.Callback):
-    """What nano is after `steps`, before it has heard everybody: nano-<steps>.pt."""
+    """What nano is after `steps`, before the later recipe: nano-<steps>.pt."""
 
     def __init__(self, folder: Path, steps: int):
         self.folder, self.steps = folder, steps

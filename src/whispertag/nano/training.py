@@ -28,6 +28,7 @@ class SpeechTraining(pl.LightningModule):
 
     late   share of that rate after a third of the steps: words are found at a high rate, and then lost again
     again  share of that rate at which `more` begins
+    settle steps in which CTC teaches its own layer alone: where the model was begun elsewhere, that layer is new
     check  spoken waves and their text, transcribed after every `check_every` epochs
     """
 
@@ -42,6 +43,7 @@ class SpeechTraining(pl.LightningModule):
         ctc: float = 0.3,
         late: float = 0.3,
         again: float = 0.1,
+        settle: int = 0,
         guide: float = 0.3,
         check: dict[str, tuple[Sequence[np.ndarray], Sequence[str]]] | None = None,
         check_every: int = 2,
@@ -49,7 +51,7 @@ class SpeechTraining(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False  # two optimisers in one step
         self.model, self.steps, self.more, self.warmup, self.late, self.again = model, steps, more, warmup, late, again
-        self.ctc, self.guide = ctc, guide
+        self.ctc, self.guide, self.settle = ctc, guide, settle
         self.words = nn.Linear(model.dims.n_audio_state, len(WORDS) + 1)
         self.rates = (muon_lr, adamw_lr)
         self.check, self.check_every = check or {}, check_every
@@ -90,7 +92,8 @@ class SpeechTraining(pl.LightningModule):
         heard = batch["whole_B"]  # a word the window cuts in two is neither said nor unsaid
         ctc = loss.new_zeros(())
         if heard.any():
-            chances_TBV = self.words(states_BTD[heard]).float().log_softmax(-1).transpose(0, 1)
+            of_words_BTD = states_BTD[heard].detach() if step < self.settle else states_BTD[heard]
+            chances_TBV = self.words(of_words_BTD).float().log_softmax(-1).transpose(0, 1)
             n_steps_B = torch.full((chances_TBV.shape[1],), chances_TBV.shape[0])
             ctc = F.ctc_loss(
                 chances_TBV, batch["words_BW"][heard], n_steps_B, batch["n_words_B"][heard], BLANK, zero_infinity=True

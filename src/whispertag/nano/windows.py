@@ -37,7 +37,8 @@ class TrainingWindows(Dataset):
         step = self.first + index
         if not self.first <= step < self.last:
             raise IndexError(index)
-        rng, recipe, progress = np.random.default_rng([self.seed, step]), self.recipe, min(1.0, step / self.steps)
+        rng, recipe = np.random.default_rng([self.seed, step]), self.recipe
+        progress = step / self.steps if step < self.steps else 1.0
         grown = min(1.0, progress / recipe.growing) if recipe.growing else 1.0
         shortest, longest = recipe.seconds
         seconds = round(rng.uniform(shortest, recipe.short + (longest - recipe.short) * grown), 1)
@@ -60,8 +61,7 @@ class TrainingWindows(Dataset):
         ]
         words = [[self.vocabulary.word(w) for s in segments for w in s.words] for _, segments in windows]
         mel_BMF = log_mel(torch.from_numpy(np.stack([wave_S for wave_S, _ in windows])), N_MELS)
-        disguised = min(1.0, max(0.0, progress / recipe.growing - 1)) if recipe.growing else 1.0
-        mel_BMF = self._another_tract(rng, mel_BMF, disguised)
+        mel_BMF = self._another_tract(rng, mel_BMF)
         zeros_B = torch.from_numpy(rng.random(len(windows)) < recipe.zeros)
         return {
             "mel_BMF": mel_BMF,
@@ -75,15 +75,15 @@ class TrainingWindows(Dataset):
             "whole_B": torch.tensor([not any(s.cut for s in segments) for _, segments in windows]),
         }
 
-    def _another_tract(self, rng: Rng, mel_BMF: Tensor, share: float) -> Tensor:
-        """Some windows with their frequencies warped, some with a band missing: `share` of as many as will be."""
+    def _another_tract(self, rng: Rng, mel_BMF: Tensor) -> Tensor:
+        """Some windows with their frequencies warped, some with a band missing."""
         n_windows, floor_B, recipe = len(mel_BMF), floor_of(mel_BMF), self.recipe
         if recipe.warped:
             low, high = recipe.warp
             factors = np.exp(rng.uniform(np.log(low), np.log(high), n_windows))
-            mel_BMF = warped(mel_BMF, np.where(rng.random(n_windows) < recipe.warped * share, factors, 1.0))
+            mel_BMF = warped(mel_BMF, np.where(rng.random(n_windows) < recipe.warped, factors, 1.0))
         for mel_MF, floor in zip(mel_BMF, floor_B):
-            if recipe.masked and rng.random() < recipe.masked * share:
+            if recipe.masked and rng.random() < recipe.masked:
                 first, width = rng.integers(N_MELS - WIDEST_BAND), rng.integers(1, WIDEST_BAND + 1)
                 mel_MF[first : first + width] = floor
         return mel_BMF
