@@ -164,9 +164,11 @@ def source(script: str) -> None:
 
 
 def pip(*arguments: str) -> None:
-    asked = re.fullmatch(r"install -e \.\[([\w,]+)\]", " ".join(arguments))
+    asked = re.fullmatch(r"install (?:-c (\S+) )?-e \.(?:\[([\w,]+)\])?", " ".join(arguments))
     assert asked, f"neither this folder nor its extras: {arguments}"
-    extras(asked[1])
+    assert not asked[1] or (ROOT / asked[1]).is_file(), asked[1]
+    if asked[2]:
+        extras(asked[2])
 
 
 def listen(*arguments: str) -> None:
@@ -251,6 +253,7 @@ def test_python_runs(number, treat, capsys):
         "make nonsense": "No rule to make target",
         "pip install -e '.[nonsense]'": "nonsense",
         "pip install whispertag": "whispertag",
+        "pip install -c nonsense.txt -e .": "nonsense.txt",
         "source venv/bin/activate": "== '.venv",
         "whispertag nonsense": "2 == 0",
         "whispertag tag field/ --model head.safetensors --nonsense": "2 == 0",
