@@ -144,7 +144,7 @@ def test_it_goes_on_from_another_nano(material, tmp_path):
     options |= {"recipe": Recipe(audio_per_step=6.0), "later": {"warped": 0.5}, "cache": tmp_path}
     one = study.train(tmp_path / "one", steps=2, more=0, begin=None, optim={}, **options)
     for again, same in ((0.0, True), (0.2, False)):
-        optim = {"again": again, "settle": 1}
+        optim = {"again": again}
         two = study.train(tmp_path / str(again), steps=0, more=2, begin=one, optim=optim, **options)
         before, after = (whisper.load_model(str(path), device="cpu").state_dict() for path in (one, two))
         assert all(torch.equal(before[name], after[name]) for name in before) == same

@@ -288,6 +288,9 @@ def test_a_run_that_stopped_at_bad_clips_goes_on_once_they_are_mended(tmp_path):
     mended = ClipData([folder], [folder], **options)
     trainer(StopOnBadClips(), epochs=1).fit(make(), mended)
     assert len(mended.bad.read()) == 2 and len(mended.bad.read_all()) == 3
+    with open(mended.bad.path, "a") as ledger:
+        ledger.write('{"clip": "later", "reason": "broken"}\n')
+    assert len(mended.bad.read_all()) == 4 and len(mended.bad.read()) == 3, "nothing is passed over"
 
 
 @pytest.mark.parametrize("standardize", [True, False])

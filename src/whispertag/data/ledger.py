@@ -40,16 +40,17 @@ class BadClips:
     def read(self) -> dict[str, str]:
         """Name → reason, of all processes since this ledger was opened; costs one stat when nothing is new."""
         if self.path.exists() and self.path.stat().st_size > self._read_to:
-            self._clips |= self._from(self._read_to)
+            new, self._read_to = self._entries(self._read_to)
+            self._clips |= new
         return self._clips
 
     def read_all(self) -> dict[str, str]:
         """Also of earlier processes: of a run that went on after a stop."""
-        return self._from(0) if self.path.exists() else {}
+        return self._entries(0)[0] if self.path.exists() else {}
 
-    def _from(self, start: int) -> dict[str, str]:
+    def _entries(self, start: int) -> tuple[dict[str, str], int]:
+        """Name → reason from this byte on, and where they end."""
         with open(self.path, encoding="utf-8") as file:
             file.seek(start)
             entries = [json.loads(line) for line in file]
-            self._read_to = file.tell()
-        return {entry["clip"]: entry["reason"] for entry in entries}
+            return {entry["clip"]: entry["reason"] for entry in entries}, file.tell()

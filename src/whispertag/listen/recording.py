@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 Source = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | torch.Tensor
 
 BLOCK_SECONDS = 30
-OGG_HEADS = 4096  # bytes
+OGG_HEADS = 4096  # bytes within which the first pages of streams that sound together stand: they are short
 SPOOL_BYTES = 2**26  # what a recording's log-mel may hold in memory (35 minutes) before it goes to disk
 
 
@@ -167,11 +167,9 @@ def tell_damage(name: str, error: Exception) -> None:
 def _goes_on_as_mp3(source: BinaryIO) -> bool:
     """Whether another MP3 follows where a file is read to; if so it stands at its beginning then."""
     head = source.read(128)
-    if head[:3] != b"TAG":  # the old kind of title, at the end of the one before it
-        source.seek(-len(head), os.SEEK_CUR)
-    else:
+    if head[:3] == b"TAG":  # the old kind of title, at the end of the one before it
         head = source.read(3)
-        source.seek(-len(head), os.SEEK_CUR)
+    source.seek(-len(head), os.SEEK_CUR)
     return head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] >= 0xE0)
 
 
@@ -182,10 +180,11 @@ def _is_joined_ogg(source: BinaryIO) -> bool:
     """
     if source.read(4) != b"OggS":
         return False
+    source.seek(OGG_HEADS)
     rest = b""
     while data := source.read(2**20):
-        # The first pages of streams that sound together all stand at the beginning, and are short.
-        if (at := (rest + data).find(b"OggS\0\2")) >= 0 and source.tell() - len(rest + data) + at > OGG_HEADS:
+        data = rest + data
+        if b"OggS\0\2" in data:
             return True
         rest = data[-5:]
     return False

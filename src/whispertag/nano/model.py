@@ -137,7 +137,7 @@ class NanoWhisper(nn.Module):
     def take_over(self, state: dict[str, Tensor]) -> None:
         """The weights of a nano's checkpoint: what whisper_state gave."""
         whole_VD = state["decoder.token_embedding.weight"]
-        unused = sorted(set(range(len(whole_VD))) - set(self.vocabulary.rows))[0]
+        unused = min(set(range(len(whole_VD))) - set(self.vocabulary.rows))
         short_VD = whole_VD[[*self.vocabulary.rows, unused]]
         own = {k: v.float() for k, v in state.items() if k in self.state_dict()}
         self.load_state_dict(own | {"decoder.token_embedding.weight": short_VD.float()})

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 FILE = "nano.pt"
 FRAMES = 120  # mel frames that every window has
+SETTLE = 150  # steps in which a new layer for CTC gets to know an encoder that was learnt elsewhere
 
 
 def train(
@@ -75,7 +76,7 @@ def train(
     else:
         some = first(first=0, last=6)
         whisper.scale_to(torch.cat([some[i]["mel_BMF"][..., :FRAMES] for i in range(6)]))
-    module = SpeechTraining(whisper, steps, more, check=check, **optim)
+    module = SpeechTraining(whisper, steps, more, check=check, settle=SETTLE if begin else 0, **optim)
     _trainer(folder, (steps + more) // epoch_steps, precision, steps if more else None).fit(
         module,
         datamodule=Windows(first, then, steps, epoch_steps, workers),

@@ -84,8 +84,9 @@ class FeatureStore:
         """Features of just these layers, or, where only those of all layers are all there, a pick of them."""
         exact = cls(root, name, definition)
         whole = cls(root, name, replace(definition, layers=tuple(range(n_layers))), definition.layers)
-        there = [all(store.done(shard) for shard in shards) for store in (exact, whole)]
-        return whole if there == [False, True] else exact
+        if all(exact.done(shard) for shard in shards):
+            return exact
+        return whole if all(whole.done(shard) for shard in shards) else exact
 
     @property
     def folder(self) -> Path:
