@@ -78,8 +78,8 @@ def find_checkpoint(name: str, download_root: str | None = None) -> Path:
         if (path := Path(name).expanduser()).exists():
             return path
         raise WeightsUnavailable(
-            f"model.name={name}: no such file or folder, and no model of that name; known: "
-            f"{', '.join([*SHIPPED, *whisper.available_models()])} (or pass weights=random)"
+            f"{name}: no such file or folder, and no Whisper of that name; known: "
+            f"{', '.join([*SHIPPED, *whisper.available_models()])}"
         )
     root = Path(download_root) if download_root else cache_folder()
     try:
